@@ -1,0 +1,347 @@
+"""Everything that decides a training, in the tables and under the key names of the AC-RF documents."""
+
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zit_app.core import paths
+from zit_app.core.errors import ZitError, did_you_mean
+from zit_app.core.settings import apply_set, describe, from_mapping, parse_toml, setting, to_toml
+
+
+@dataclass(frozen=True)
+class AcrfSettings:
+    """Which noise levels are visited and what is compared there (AC-RF report §2–§4A)."""
+
+    turbo_steps: int = setting(
+        8, "Steps the model will be run at: training visits exactly these nodes", minimum=1, maximum=50
+    )
+    shift: float = setting(3.0, "Shift of the sigma schedule, 3 for Z-Image", minimum=0.1, maximum=20.0)
+    jitter_scale: float = setting(0.02, "Jitter around a node", unit="sigma", minimum=0.0, maximum=0.5)
+    jitter_kind: str = setting(
+        "uniform", "Jitter within ± its scale, or normal with it as deviation", choices=("uniform", "gaussian")
+    )
+    jitter_unit: str = setting(
+        "sigma", "Jitter in sigma, or as a share of the gap to the nearest node", choices=("sigma", "gap")
+    )
+    sampler: str = setting(
+        "mixture",
+        "Where training draws its noise levels; mixture = anchors and shifted uniform, keeps other step counts working",
+        choices=("anchor", "uniform", "shift", "logit_normal", "shifted_sigmoid", "mixture"),
+    )
+    anchor_share: float = setting(0.5, "Share of anchors in the mixture", minimum=0.0, maximum=1.0)
+    logit_mean: float = setting(
+        0.0, "logit_normal and shifted_sigmoid: mean before the sigmoid", minimum=-5.0, maximum=5.0
+    )
+    logit_deviation: float = setting(
+        1.0, "logit_normal and shifted_sigmoid: deviation before the sigmoid", minimum=0.01, maximum=5.0
+    )
+    node_focus: float = setting(
+        0.0, "Draw anchors with a high loss more often, by their loss to this power; 0 = off", minimum=0.0, maximum=4.0
+    )
+    anchor_source: str = setting(
+        "inference", "Nodes of inference, or the literal list of the AC-RF report", choices=("inference", "report")
+    )
+    snr_gamma: float = setting(0.0, "Min-SNR weighting, 5 in the report; 0 = off", minimum=0.0, maximum=100.0)
+    loss_mode: str = setting(
+        "standard", "What the loss looks at", choices=("standard", "frequency", "style", "unified")
+    )
+    base: str = setting(
+        "mse", "Distance of the standard loss on the velocity", choices=("mse", "charbonnier", "l1", "huber")
+    )
+    lambda_base: float = setting(1.0, "Weight of the base distance", minimum=0.0, maximum=10.0)
+    lambda_cos: float = setting(
+        0.0, "Weight of the direction (cosine) term, 0.1 in the report", minimum=0.0, maximum=10.0
+    )
+    lambda_fft: float = setting(0.0, "Weight of the spectrum (FFT) term, 0.1 in the report", minimum=0.0, maximum=10.0)
+    alpha_hf: float = setting(1.0, "frequency: weight of fine detail", minimum=0.0, maximum=10.0)
+    beta_lf: float = setting(0.2, "frequency: lock on coarse structure and light", minimum=0.0, maximum=10.0)
+    lambda_struct: float = setting(1.0, "style: structure lock (SSIM), keeps faces", minimum=0.0, maximum=10.0)
+    lambda_light: float = setting(0.5, "style: light curve (statistics of L)", minimum=0.0, maximum=10.0)
+    lambda_color: float = setting(0.3, "style: colour mood (statistics of a and b)", minimum=0.0, maximum=10.0)
+    lambda_tex: float = setting(0.5, "style: texture (fine detail of L)", minimum=0.0, maximum=10.0)
+    pool_factor: int = setting(
+        4, "Pooling that separates coarse from fine", unit="latent pixels", minimum=2, maximum=16
+    )
+    split: str = setting(
+        "pool",
+        "frequency and style: coarse and fine by pooling, or by a Fourier transform",
+        choices=("pool", "fourier"),
+    )
+    lab: str = setting(
+        "channels",
+        "style: L, a and b are latent channels 0 to 3, or a linear map fitted on the data set's own pictures",
+        choices=("channels", "fitted"),
+    )
+    lambda_gram: float = setting(
+        0.0, "Weight of the style term on the clean estimate (Gram matrix), any loss mode", minimum=0.0, maximum=100.0
+    )
+    lambda_feat: float = setting(
+        0.0, "Weight of the structure term on the clean estimate (self-similarity)", minimum=0.0, maximum=100.0
+    )
+    clean_sigma_max: float = setting(
+        1.0,
+        "Terms on the clean estimate act up to this noise level; above, plain MSE of the velocity takes their place",
+        unit="sigma",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    curvature: float = setting(
+        0.0,
+        "Weight of the bend of the model's own way between nodes; three forwards more, two of them without gradients",
+        minimum=0.0,
+        maximum=100.0,
+    )
+    curvature_every: int = setting(
+        10, "The bend is measured in every so many batches", unit="batches", minimum=1, maximum=1000
+    )
+    curvature_start: float = setting(0.7, "Share of the training after which it counts", minimum=0.0, maximum=1.0)
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Shape of the adapter."""
+
+    network_dim: int = setting(16, "Rank of the LoRA", minimum=1, maximum=512)
+    network_alpha: float = setting(
+        16.0, "Alpha of the LoRA: its effect is scaled by alpha / rank", minimum=0.01, maximum=1024.0
+    )
+    targets: str = setting(
+        "attention+feed_forward",
+        "Layers that learn: q, k, v, out, and w1, w2, w3",
+        choices=("attention+feed_forward", "attention"),
+    )
+    network_type: str = setting(
+        "lora",
+        "lora: two thin matrices; dora: length and direction of the weights apart; lokr: Kronecker product",
+        choices=("lora", "dora", "lokr"),
+    )
+    extra_targets: str = setting(
+        "", "Further linear layers by the end of their name, with commas; what must stay frozen is refused"
+    )
+    rslora: bool = setting(False, "lora and dora: scale by alpha / sqrt(rank), so that high ranks learn as fast")
+    lokr_factor: int = setting(
+        8, "lokr: size of the small factor, or the next divisor of a width below", minimum=2, maximum=256
+    )
+    lokr_full_rank: bool = setting(True, "lokr: the large factor as one whole matrix instead of two of the rank")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Optimisation, length, checkpoints."""
+
+    optimizer: str = setting(
+        "auto",
+        "auto = adamw8bit on a card, else adamw; prodigy finds its own rate, with learning_rate 1",
+        choices=("auto", "adamw", "adamw8bit", "prodigy", "adafactor"),
+    )
+    learning_rate: float = setting(1e-4, "Learning rate after warm-up", minimum=0.0, maximum=1.0)
+    minimum_learning_rate: float = setting(1e-6, "Learning rate that the cosine ends at", minimum=0.0, maximum=1.0)
+    lr_scheduler: str = setting(
+        "cosine_with_restarts",
+        "Course of the learning rate",
+        choices=("cosine_with_restarts", "cosine", "constant", "linear"),
+    )
+    lr_warmup_steps: int = setting(
+        100, "Linear warm-up, at most a tenth of the training", unit="optimizer steps", minimum=0
+    )
+    lr_cycles: int = setting(1, "Restarts of cosine_with_restarts", minimum=1, maximum=100)
+    weight_decay: float = setting(0.0, "Weight decay of the optimizer", minimum=0.0, maximum=1.0)
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 = never", minimum=0.0)
+    gradient_accumulation_steps: int = setting(4, "Batches a step of the optimizer is made of", minimum=1, maximum=1024)
+    num_train_epochs: int = setting(10, "Times every picture is seen, unless max_steps says otherwise", minimum=1)
+    max_steps: int = setting(0, "Length of the training; 0 = by num_train_epochs", unit="optimizer steps", minimum=0)
+    save_every: int = setting(0, "Checkpoint interval; 0 = only at the end", unit="optimizer steps", minimum=0)
+    sample_every: int = setting(
+        0, "Interval of previews, drawn from the first two captions; 0 = none", unit="optimizer steps", minimum=0
+    )
+    keep_last: int = setting(3, "Checkpoints kept, the newest", minimum=1)
+    keep_best: bool = setting(True, "Keep the adapter with the lowest loss on held-out pictures as best.safetensors")
+    ema_decay: float = setting(
+        0.0, "Save and preview a moving average of the weights, such as 0.99; 0 = off", minimum=0.0, maximum=0.9999
+    )
+    held_out: float = setting(
+        0.05,
+        "Share of the pictures kept aside to measure the loss on; sets below 40 train on all",
+        minimum=0.0,
+        maximum=0.5,
+    )
+    health_every: int = setting(
+        250,
+        "Interval of the health curves on unrelated prompts, and of the held-out loss; 0 = none",
+        unit="optimizer steps",
+        minimum=0,
+    )
+    seed: int = setting(0, "Seed of weights, noise and data order", minimum=0, maximum=2**32 - 1)
+    compute: str = setting(
+        "auto", "Number format of the computation; auto = bf16 on a card", choices=("auto", "bf16", "fp32")
+    )
+    caption_dropout: float = setting(0.05, "Share of samples trained with an empty caption", minimum=0.0, maximum=1.0)
+    picture_focus: float = setting(
+        0.0,
+        "Share of every batch swapped for pictures whose loss stays high; 0 = all pictures equally often",
+        minimum=0.0,
+        maximum=0.9,
+    )
+    protection: str = setting(
+        "none",
+        "What keeps few-step pictures as they are: staying near the untrained model, a training adapter, or both",
+        choices=("none", "tether", "adapter", "both"),
+    )
+    tether: float = setting(
+        0.5, "Weight of staying near the untrained model at the nodes (Huber 0.08)", minimum=0.0, maximum=100.0
+    )
+    tether_unrelated: float = setting(
+        0.25,
+        "Tether on prompts unrelated to the pictures, too: states a picture, one forward each",
+        minimum=0.0,
+        maximum=4.0,
+    )
+    protection_adapter: str = setting(
+        "", "File of the training adapter: on while training, taken off for everything else"
+    )
+    replay: float = setting(
+        0.0,
+        "Pictures that the untrained model drew from unrelated prompts, mixed in: so many a picture; 0 = off",
+        minimum=0.0,
+        maximum=4.0,
+    )
+    unrelated_prompts: str = setting("", "Text file of prompts that have nothing to do with the pictures; empty = ours")
+    gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass: less memory, slower")
+    cards: int = setting(
+        1, "Graphics cards that train together, each on its share of the pictures; 0 = all", minimum=0, maximum=64
+    )
+    tracker: str = setting("none", "Other program that gets the figures of every step", choices=("none", "tensorboard"))
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """How pictures and captions are read."""
+
+    resolution: int = setting(
+        1024, "Side of a square of the same area; 0 = the model's own", unit="pixels", minimum=0, maximum=4096
+    )
+    batch_size: int = setting(1, "Pictures a forward pass", minimum=1, maximum=256)
+    enable_bucket: bool = setting(True, "Keep aspect ratios by buckets instead of cropping to a square")
+    max_sequence_length: int = setting(512, "Longest caption", unit="tokens", minimum=16, maximum=1024)
+    repeats: int = setting(1, "Times a picture counts in an epoch", minimum=1, maximum=1000)
+    trigger_word: str = setting("", "Word put before every caption, to call the adapter by")
+    mask_loss: bool = setting(
+        False, "Learn from inside the masks of the data set (its dataset.toml names their folder)"
+    )
+    mask_outside: float = setting(0.1, "How much an error outside of the mask counts", minimum=0.0, maximum=1.0)
+    drawn: int = setting(
+        0,
+        "Train on so many pictures that the model draws itself from prompts, at fixed seeds; 0 = on the data set",
+        unit="pictures",
+        minimum=0,
+        maximum=100000,
+    )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All tables of a training."""
+
+    acrf: AcrfSettings = AcrfSettings()
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
+    dataset: DatasetSettings = DatasetSettings()
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a training run is about; the table `[job]` of its `settings.toml`."""
+
+    model: str = setting("", "Name or folder of the model")
+    dataset: str = setting("", "Folder of pictures and captions")
+    preset: str = setting("", "Preset or file that the settings came from")
+    prompts: str = setting("", "Text file of prompts, for a training that draws its own pictures")
+
+
+def load_train_settings(path: Path, assignments: Sequence[str] = ()) -> TrainSettings:
+    """Read a preset, an `acrf_config.toml` or a run's `settings.toml`; `table.key=value` assignments come on top.
+
+    Raises ZitError for a missing file, invalid TOML, unknown tables and keys, and values out of range.
+    """
+    tables = _read_tables(path)
+    tables.pop("job", None)
+    placed = _in_their_tables(tables, path.name)
+    for assignment in assignments:
+        for name, keys in _in_their_tables(apply_set({}, assignment), "--set").items():
+            placed[name] |= keys
+    return _settings_from(placed, path.name)
+
+
+def load_preset(name: str, assignments: Sequence[str] = ()) -> TrainSettings:
+    """The settings of `presets/NAME.toml`; raises ZitError naming the nearest preset for an unknown one."""
+    known = preset_names()
+    if name not in known:
+        raise ZitError(f"There is no preset {name!r}.", did_you_mean(name, known))
+    return load_train_settings(paths.presets() / f"{name}.toml", assignments)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the project."""
+    return sorted(file.stem for file in paths.presets().glob("*.toml"))
+
+
+def job_toml(settings: TrainSettings, job: TrainJob) -> str:
+    """The frozen input of a training run, its `settings.toml`: the tables of the settings and `[job]`."""
+    return to_toml(_JobFile(job)) + "\n" + to_toml(settings)
+
+
+def load_job(path: Path) -> tuple[TrainSettings, TrainJob]:
+    """Read back what `job_toml` wrote."""
+    tables = _read_tables(path)
+    job = from_mapping(TrainJob, tables.pop("job", {}), f"{path.name} [job]")
+    return _settings_from(_in_their_tables(tables, path.name), path.name), job
+
+
+@dataclass(frozen=True)
+class _JobFile:
+    job: TrainJob
+
+
+def _read_tables(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ZitError(f"There is no settings file {path}.", "Check the path, or use --preset NAME.") from error
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise ZitError(f"{path} is not a settings file.", "Give a TOML file.") from error
+    return parse_toml(text, path.name)
+
+
+def _settings_from(placed: Mapping[str, Mapping[str, Any]], where: str) -> TrainSettings:
+    return TrainSettings(
+        **{name: from_mapping(kind, placed[name], f"{where} [{name}]") for name, kind in _tables().items()}
+    )
+
+
+def _in_their_tables(tables: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """Move keys to the table they belong to: the AC-RF documents write `loss_mode` and `snr_gamma` under [training].
+
+    Key names are unique over all tables, so a key says itself where it belongs. Raises ZitError for what is unknown.
+    """
+    belongs = {info.name: name for name, kind in _tables().items() for info in describe(kind)}
+    placed: dict[str, dict[str, Any]] = {name: {} for name in _tables()}
+    for name, table in tables.items():
+        if name not in placed:
+            raise ZitError(f"{where}: unknown table [{name}].", did_you_mean(name, placed))
+        if not isinstance(table, Mapping):
+            raise ZitError(f"{where}: [{name}] is not a table.", "Write keys under a table such as [training].")
+        for key, value in table.items():
+            if key not in belongs:
+                raise ZitError(f"{where} [{name}]: unknown key {key!r}.", did_you_mean(key, belongs))
+            target = placed[belongs[key]]
+            if target.get(key, value) != value:
+                raise ZitError(f"{where}: {key} is given twice, in [{belongs[key]}] and elsewhere.", "Remove one.")
+            target[key] = value
+    return placed
+
+
+def _tables() -> dict[str, type]:
+    return typing.get_type_hints(TrainSettings)
