@@ -1,0 +1,78 @@
+"""From captions and seeds to latents: the denoising loop, the same as diffusers' ZImagePipeline.
+
+Shapes: B batch, C latent channels, H W latent pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+
+from zit_app.flow.schedule import noisy
+from zit_app.flow.solvers import Solver, StepCallback, euler
+from zit_app.model.adapter_stack import AdapterStack
+from zit_app.model.forward import predict_velocity
+
+PIXELS_PER_LATENT = 8
+
+
+def noise_for(seeds: Sequence[int], channels: int, size: tuple[int, int]) -> torch.Tensor:
+    """Starting noise (B, C, H, W) of pictures of ``size`` (width, height) in pixels, float32 on the CPU.
+
+    Every picture has a generator of its own, so it comes out the same alone, in any batch and on any machine.
+    """
+    shape = (1, channels, size[1] // PIXELS_PER_LATENT, size[0] // PIXELS_PER_LATENT)
+    return torch.cat([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds])
+
+
+def starting_point(
+    seeds: Sequence[int],
+    channels: int,
+    size: tuple[int, int],
+    sigmas: torch.Tensor,
+    picture_CHW: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What is denoised (B, C, H, W): noise, or a picture's latents with the noise of the first node."""
+    noise_BCHW = noise_for(seeds, channels, size)
+    if picture_CHW is None:
+        return noise_BCHW
+    clean_BCHW = picture_CHW.float().cpu().expand_as(noise_BCHW)
+    return noisy(clean_BCHW, noise_BCHW, sigmas[:1].expand(len(noise_BCHW)))
+
+
+@torch.no_grad()
+def draw_latents(
+    transformer: ZImageTransformer2DModel,
+    caps: Sequence[torch.Tensor],
+    neg_caps: Sequence[torch.Tensor],
+    seeds: Sequence[int],
+    size: tuple[int, int],
+    sigmas: torch.Tensor,
+    guidance: float = 0.0,
+    callback: StepCallback | None = None,
+    adapters: AdapterStack | None = None,
+    solver: Solver = euler,
+    picture_CHW: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Normalised latents (B, C, H, W), float32, one picture a caption and seed.
+
+    ``size`` is (width, height) in pixels, ``sigmas`` the nodes without the closing 0. ``guidance`` above 0 adds a
+    second forward with ``neg_caps``: ``v = pos + guidance (pos - neg)``. ``callback(i, x)`` sees x after each step
+    and stops the run by returning true. With ``picture`` (normalised latents) its noisy version is where it begins.
+    """
+    device = transformer.device
+    guided = guidance > 0
+    captions = [cap.to(device) for cap in (*caps, *(neg_caps if guided else ()))]
+
+    def velocity(x_BCHW: torch.Tensor, sigma: torch.Tensor, step: int) -> torch.Tensor:
+        if adapters is not None:
+            adapters.set_step(step)
+        x = torch.cat([x_BCHW, x_BCHW]) if guided else x_BCHW
+        v = predict_velocity(transformer, x, sigma.expand(len(x)), captions)
+        if not guided:
+            return v
+        positive, negative = v.chunk(2)
+        return positive + guidance * (positive - negative)
+
+    x_BCHW = starting_point(seeds, transformer.in_channels, size, sigmas, picture_CHW)
+    return solver(velocity, x_BCHW.to(device), sigmas, callback)

@@ -1,0 +1,45 @@
+"""Prompts to the features that the transformer reads.
+
+Shapes: B batch, L tokens, D feature width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from transformers.modeling_utils import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+FEATURE_LAYER = -2  # hidden_states[-2]: the last layer and the final norm are not used
+
+
+def apply_template(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """One user message in the chat template that Z-Image was trained with."""
+    message = [{"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True))
+
+
+@torch.no_grad()
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: PreTrainedModel,
+    prompts: Sequence[str],
+    max_length: int = 512,
+) -> list[torch.Tensor]:
+    """The features of each prompt, (L, D) each, L its real tokens.
+
+    Equal to ``ZImagePipeline.encode_prompt``, which pads to ``max_length``: the encoder is causal and padding stands
+    on the right, so real tokens never see it. Padding to the longest prompt costs a fraction.
+    """
+    texts = [apply_template(tokenizer, prompt) for prompt in prompts]
+    tokens = tokenizer(
+        texts, padding=True, padding_side="right", max_length=max_length, truncation=True, return_tensors="pt"
+    )
+    mask_BL = tokens.attention_mask.to(encoder.device).bool()
+    outputs = encoder(
+        input_ids=tokens.input_ids.to(encoder.device),
+        attention_mask=mask_BL,
+        output_hidden_states=True,
+        use_cache=False,
+    )
+    feats_BLD = outputs.hidden_states[FEATURE_LAYER]
+    return [feats[mask].clone() for feats, mask in zip(feats_BLD, mask_BL, strict=True)]
