@@ -1,0 +1,47 @@
+"""Prompts that have nothing to do with a data set: what must stay as it is while the data set is learnt."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from zit_app.core import paths
+from zit_app.core.errors import ZitError
+
+SMALL = 256  # pixels: models that draw no more know the pocket model's few words only
+_COMMON = 0.25  # share of the prompts from which on a word ("emoji", "white") says nothing about the subject
+
+
+def shipped_prompts(pixels: int) -> Path:
+    """The list that ships for models that draw pictures of so many pixels a side: English and Chinese, one a line."""
+    return paths.assets() / "prompts" / ("pocket.txt" if pixels <= SMALL else "general.txt")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file, one a line. Raises ZitError when it cannot be read or holds none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ZitError(f"{path} cannot be read as text.", "Give a UTF-8 file, one prompt a line.") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ZitError(f"{path} holds no prompt.", "Write one prompt a line.")
+    return prompts
+
+
+def unrelated(prompts: Sequence[str], captions: Iterable[str]) -> list[str]:
+    """The prompts that share no telling word with any caption; all of them when that leaves none.
+
+    Words are runs of three letters and more, in Chinese two neighbouring characters. A word of more than a quarter of
+    the prompts tells nothing.
+    """
+    counts = Counter(word for prompt in prompts for word in _words(prompt))
+    common = {word for word, count in counts.items() if count > _COMMON * len(prompts)}
+    taken = {word for caption in captions for word in _words(caption)} - common
+    return [prompt for prompt in prompts if not _words(prompt) & taken] or list(prompts)
+
+
+def _words(text: str) -> set[str]:
+    runs = re.findall(r"[\u4e00-\u9fff]+", text)
+    pairs = {run[i : i + 2] for run in runs for i in range(len(run) - 1)}
+    return pairs | set(re.findall(r"[^\W\d_]{3,}", re.sub(r"[\u4e00-\u9fff]", " ", text.lower())))

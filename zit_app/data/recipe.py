@@ -1,0 +1,115 @@
+"""The recipe of a picture, inside its PNG: enough to draw it again, readable by other programs.
+
+Two text chunks: ``parameters`` in the form that A1111's web interface introduced, and ``zit``, everything as JSON.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from zit_app.core.errors import ZitError
+from zit_app.core.files import replacing
+
+_SAMPLERS = {"euler": "Euler", "heun": "Heun", "dpm++2m": "DPM++ 2M"}  # as A1111 calls them
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """One adapter of the stack: file name, SHA-256 of the file, strength and steps (from 1; last 0 = to the end)."""
+
+    name: str
+    sha256: str
+    weight: float
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides one picture. ``model_hash`` identifies the transformer by its content.
+
+    ``sigmas`` are those before ``strength`` took its share of them. What has a default is missing in older pictures.
+    """
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance: float
+    sigmas: tuple[float, ...]
+    width: int
+    height: int
+    precision: str
+    max_sequence_length: int
+    model: str
+    model_hash: str
+    loras: tuple[LoraRecipe, ...]
+    solver: str = "euler"
+    text_precision: str = "auto"
+    image: str = ""  # name of the picture it started from
+    image_sha256: str = ""
+    strength: float = 0.75  # counts only with a picture
+
+    def parameters(self) -> str:
+        """The recipe as A1111 writes it."""
+        lines = [self.prompt]
+        if self.negative_prompt:
+            lines.append(f"Negative prompt: {self.negative_prompt}")
+        facts = [
+            f"Steps: {self.steps}",
+            f"Sampler: {_SAMPLERS[self.solver]}",
+            f"CFG scale: {self.guidance:g}",
+            f"Seed: {self.seed}",
+            f"Size: {self.width}x{self.height}",
+            f"Model hash: {self.model_hash[:10]}",
+            f"Model: {self.model}",
+        ]
+        if self.image:
+            facts.append(f"Denoising strength: {self.strength:g}")
+        if self.loras:
+            hashes = ", ".join(f"{Path(lora.name).stem}: {lora.sha256[:12]}" for lora in self.loras)
+            facts.append(f'Lora hashes: "{hashes}"')
+        return "\n".join([*lines, ", ".join([*facts, f"Version: ZIT Studio {app_version()}"])])
+
+
+def app_version() -> str:
+    """The version of this application; "source" in a checkout that was never installed."""
+    try:
+        return version("zit-studio")
+    except PackageNotFoundError:
+        return "source"
+
+
+def save_png(path: Path, picture: Image.Image, recipe: Recipe) -> None:
+    """Write a PNG with its recipe, whole or not at all."""
+    info = PngInfo()
+    info.add_text("parameters", recipe.parameters())
+    info.add_text("zit", json.dumps({"version": app_version(), **asdict(recipe)}, ensure_ascii=False))
+    with replacing(path, durable=False) as temporary:
+        picture.save(temporary, pnginfo=info)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe inside a PNG; raises ZitError when the file holds none."""
+    try:
+        with Image.open(path) as picture:
+            given = json.loads(picture.info["zit"])
+        given.pop("version")
+        loras = tuple(LoraRecipe(**lora) for lora in given.pop("loras"))
+        return Recipe(**{**given, "sigmas": tuple(given["sigmas"]), "loras": loras})
+    except FileNotFoundError as error:
+        raise ZitError(f"{path} does not exist.", "Check the path.") from error
+    except (OSError, SyntaxError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ZitError(f"{path.name} holds no recipe of this program.", "Give a PNG as it was saved here.") from error
+
+
+def picture_paths(out: Path, seeds: Sequence[int]) -> list[Path]:
+    """Where the pictures go: ``out`` itself when it names a PNG file, else ``0000_<seed>.png`` … inside it."""
+    if out.suffix.lower() == ".png":
+        return [out]
+    return [out / f"{i:04d}_{seed}.png" for i, seed in enumerate(seeds)]
