@@ -1,0 +1,137 @@
+"""What the untrained model does with prompts that have nothing to do with the data set, recorded before training.
+
+The replay buffer of the AC-RF documents in both of its readings: the states that the model itself visits at the nodes
+on its way, with its velocity there, and the pictures that it draws. Training may be held to the former (tether), mix
+in the latter (prior preservation), and its health is measured against both.
+
+M prompts, N nodes, C latent channels, H and W latent pixels, L tokens, D caption width.
+"""
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+from torch import Tensor
+
+from zit_app.core.progress import Progress
+from zit_app.core.train_settings import TrainSettings
+from zit_app.data import index
+from zit_app.data.pictures import captions, scan_dataset
+from zit_app.data.prompts import read_prompts, shipped_prompts, unrelated
+from zit_app.engine.cache import Cache
+from zit_app.flow.solvers import euler
+from zit_app.model.cache_files import read_text, write_text
+from zit_app.model.draw import noise_for
+from zit_app.model.forward import predict_velocity
+from zit_app.model.loading import default_device, default_dtype, load_text_encoder, read_flavour
+from zit_app.model.text import encode_prompts
+
+FEW, MANY = 4, 16  # prompts: enough to see health, and to be held to; at 1024² the latter are 256 MB in memory
+FIRST_SEED = 1000
+TOGETHER = 4  # pictures drawn at once
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """M prompts as the untrained model draws them, all on the CPU."""
+
+    caps: list[Tensor]  # (L, D) each
+    seeds: list[int]
+    sigma_N: Tensor
+    x_MNCHW: Tensor  # states on the way, before the call at each node
+    v_MNCHW: Tensor  # its answers there
+    x0_MCHW: Tensor  # where it arrives
+
+
+def prompts_wanted(settings: TrainSettings) -> int:
+    """How many unrelated prompts this training needs."""
+    training = settings.training
+    tethered = training.protection in ("tether", "both") and training.tether * training.tether_unrelated > 0
+    if training.replay or tethered:
+        return MANY
+    return FEW if training.health_every else 0
+
+
+def unrelated_texts(settings: TrainSettings, cache: Cache, model: Path, progress: Progress) -> list[Tensor]:
+    """Features of the unrelated prompts, (L, D) each; what the dataset's cache lacks of them is encoded.
+
+    Raises ZitError when the file of prompts cannot be read.
+    """
+    count, data = prompts_wanted(settings), settings.dataset
+    if not count:
+        return []
+    named = settings.training.unrelated_prompts
+    known = read_prompts(Path(named).expanduser() if named else shipped_prompts(read_flavour(model).pixels))
+    scan = scan_dataset(cache.dataset, index.load_known(cache.dataset))
+    learnt = [text for several in captions(scan, data.trigger_word) for text in several]
+    chosen = unrelated(known, learnt)[:count]
+    dtype = default_dtype(default_device())
+    encoder_print = index.component_fingerprint(model / "text_encoder", model / "tokenizer")
+    prints = [
+        index.fingerprint(index.text_parts(one, encoder_print, data.max_sequence_length, str(dtype))) for one in chosen
+    ]
+    paths = [index.text_path(cache.dataset, each) for each in prints]
+    if not all(index.whole(path, each) for path, each in zip(paths, prints, strict=True)):
+        progress.stage("Encoding unrelated prompts")
+        encoder = load_text_encoder(model, default_device(), dtype)
+        for path, each, prompt in zip(paths, prints, chosen, strict=True):
+            write_text(path, each, encode_prompts(*encoder, [prompt], data.max_sequence_length)[0])
+        del encoder
+        gc.collect()
+        torch.cuda.empty_cache()
+    return [read_text(path, each) for path, each in zip(paths, prints, strict=True)]
+
+
+def watch(
+    transformer: ZImageTransformer2DModel,
+    caps: list[Tensor],
+    empty: Tensor,
+    side: int,
+    nodes_N: Tensor,
+    guidance: float,
+    progress: Progress,
+) -> Frozen:
+    """Draw every prompt at its own seed through the nodes, ``side`` pixels, and record states and answers.
+
+    With guidance the states are those of the guided way, the answers the model's own to the prompt.
+    """
+    progress.stage("Watching the untrained model")
+    device = transformer.device
+    seeds = [FIRST_SEED + number for number in range(len(caps))]
+    states: list[Tensor] = []
+    answers: list[Tensor] = []
+    ends: list[Tensor] = []
+    for at in range(0, len(caps), TOGETHER):
+        own = [cap.to(device) for cap in caps[at : at + TOGETHER]]
+        neither = [empty.to(device)] * len(own)
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def velocity(x: Tensor, sigma: Tensor, step: int) -> Tensor:
+            v = predict_velocity(transformer, x, sigma.expand(len(x)), own)  # noqa: B023  # called within this turn
+            seen.append((x.cpu(), v.cpu()))  # noqa: B023
+            progress.step(at * len(nodes_N) + len(seen) * len(own), len(caps) * len(nodes_N))  # noqa: B023
+            if not guidance:
+                return v
+            return v + guidance * (v - predict_velocity(transformer, x, sigma.expand(len(x)), neither))  # noqa: B023
+
+        noise = noise_for(seeds[at : at + TOGETHER], transformer.in_channels, (side, side))
+        with torch.no_grad():
+            ends.append(euler(velocity, noise.to(device), nodes_N).cpu())
+        states.append(torch.stack([x for x, _ in seen], 1))
+        answers.append(torch.stack([v for _, v in seen], 1))
+    return Frozen(caps, seeds, nodes_N.float(), torch.cat(states), torch.cat(answers), torch.cat(ends))
+
+
+def at_nodes(frozen: Frozen, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """States (K, C, H, W), noise levels (K,), the untrained model's velocities there, and captions."""
+    rows, columns = zip(*pairs, strict=True)
+    picked = (list(rows), list(columns))
+    return (
+        frozen.x_MNCHW[picked],
+        frozen.sigma_N[list(columns)],
+        frozen.v_MNCHW[picked],
+        [frozen.caps[row] for row in rows],
+    )

@@ -1,0 +1,66 @@
+"""One function a kind of run: from the run folder to the work."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from zit_app.core.cache_settings import load_caching
+from zit_app.core.compare_settings import load_comparison
+from zit_app.core.generate_settings import load_generation
+from zit_app.core.progress import Progress
+from zit_app.core.run import Run
+from zit_app.engine.cache import Cache, build_cache
+from zit_app.engine.compare import compare
+from zit_app.engine.generate import generate
+from zit_app.engine.launching import train_run
+from zit_app.engine.warm import Warm
+
+SETTINGS = "settings.toml"
+
+
+def train_job(run: Run, progress: Progress, warm: Warm) -> None:
+    """Train from the newest checkpoint; the whole card is its own."""
+    warm.clear()
+    train_run(run, progress)
+
+
+def generate_job(run: Run, progress: Progress, warm: Warm) -> None:
+    """Draw the pictures that the run asks for."""
+    settings, job = load_generation(run.folder / SETTINGS)
+    generate(settings, job.model, Path(job.out) if job.out else None, progress, warm)
+
+
+def compare_job(run: Run, progress: Progress, warm: Warm) -> None:
+    """Draw what is missing of a comparison and measure it."""
+    compare(load_comparison(run.folder / SETTINGS), run, progress, warm)
+
+
+def cache_job(run: Run, progress: Progress, warm: Warm) -> None:
+    """Encode what a dataset's cache lacks."""
+    warm.clear()
+    cache_run(run, progress)
+
+
+def cache_run(run: Run, progress: Progress) -> Cache:
+    """Build the cache that a run of kind cache asks for."""
+    settings = load_caching(run.folder / SETTINGS)
+    with run.working():
+        cache = build_cache(
+            Path(settings.dataset),
+            settings.model,
+            settings.resolution,
+            settings.batch_size,
+            None if settings.only == "all" else settings.only,
+            progress,
+            trigger_word=settings.trigger_word,
+        )
+        skipped = [[one.name, one.reason] for one in cache.skipped]
+        run.write_status("done" if cache.complete else "stopped", message=cache.summary, skipped=skipped)
+    return cache
+
+
+JOBS: dict[str, Callable[[Run, Progress, Warm], None]] = {
+    "train": train_job,
+    "generate": generate_job,
+    "compare": compare_job,
+    "cache": cache_job,
+}

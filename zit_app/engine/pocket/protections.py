@@ -1,0 +1,103 @@
+"""What a training costs few-step pictures, and how much of them each protection keeps: measured on the pocket model.
+
+Every variant learns the demo's stickers from the same seeds; then concepts and styles that it was not shown are drawn
+at 8 and at 30 steps. The untrained model stands beside them. Finished trainings and figures are kept, so an
+interrupted measurement goes on.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from zit_app.core import paths
+from zit_app.core.files import read_json, write_atomic, write_json
+from zit_app.core.progress import Progress
+from zit_app.core.run import Run
+from zit_app.core.train_settings import TrainJob, TrainSettings, job_toml, load_preset, load_train_settings
+from zit_app.engine.pocket.captions import canonical_caption
+from zit_app.engine.pocket.concepts import KNOWN_STYLES
+from zit_app.engine.pocket.paint import Painter
+from zit_app.engine.pocket.questions import Questions, load_questions
+from zit_app.engine.pocket.teach import judged_score
+from zit_app.engine.pocket.twin import NEW_ART, unrelated
+from zit_app.engine.train import resume
+
+STEPS = (8, 30)
+UNPROTECTED = ("training.protection=none", "training.health_every=0")
+TETHER = ("training.protection=tether", "training.tether=0.5", "training.health_every=0")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "plain": ("acrf.sampler=uniform", *UNPROTECTED),
+    "nodes": ("acrf.sampler=anchor", *UNPROTECTED),
+    "mixture": UNPROTECTED,
+    "tether": (*TETHER, "training.tether_unrelated=0"),
+    "tether, unrelated too": (*TETHER, "training.tether_unrelated=0.25"),
+    "replay": (*UNPROTECTED, "training.replay=0.25"),
+    "adapter": ("training.protection=adapter", "training.health_every=0"),
+    "both": ("training.protection=both", "training.tether=0.5", "training.health_every=0"),
+}
+# As the preset, with the rate that so small a model needs (the demo's is six times the documents').
+GUARD = ("training.learning_rate=6e-5", "training.minimum_learning_rate=6e-5", "training.max_steps=400",
+         "dataset.batch_size=8", "dataset.drawn=256", "training.health_every=0",
+         "training.gradient_checkpointing=false")  # fmt: skip
+
+
+def measure_protections(
+    questions: Questions,
+    work: Path,
+    steps: int = 300,
+    seeds: Sequence[int] = (0,),
+    variants: Sequence[str] = tuple(VARIANTS),
+    note: Callable[[str], None] = print,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By variant and seed ("plain, seed 0"): ``unrelated, 8 steps``, ``unrelated, 30 steps`` and ``new art``.
+
+    Everything lies below ``work``; its `protections.json` is rewritten after each row.
+    """
+    file, painter = work / "protections.json", Painter("pocket")
+    rows: dict[str, dict[str, dict[str, float]]] = read_json(file) if file.exists() else {}
+    art = paths.assets() / "demo" / "pictures"
+    wanted = [("untrained", 0), *((name, seed) for name in variants for seed in seeds)]
+    for name, seed in wanted:
+        label = f"{name}, {steps} steps, seed {seed}" if name in VARIANTS else name
+        if label in rows:
+            continue
+        adapter = None
+        if name in VARIANTS:
+            settings = settings_of(name, steps, seed, work)
+            job = TrainJob("pocket", str(art), name)
+            adapter = adapter_of(settings, job, work / label.replace(", ", "_").replace(" ", "_"))
+        shown = [path.stem.replace("_", " ") for path in sorted(art.glob("*.png"))]
+        rows[label] = {f"unrelated, {n} steps": unrelated(questions, painter, adapter, n) for n in STEPS}
+        rows[label]["new art"] = judged_score(questions, painter, adapter, "flat", NEW_ART, shown)
+        write_json(file, rows)
+        note(f"{label}: {json.dumps(rows[label])}")
+    return rows
+
+
+def settings_of(name: str, steps: int, seed: int, work: Path) -> TrainSettings:
+    """The demo's settings with a variant's; a training adapter is built first where the variant needs one."""
+    changes = [*VARIANTS[name], f"training.max_steps={steps}", f"training.seed={seed}"]
+    if name in ("adapter", "both"):
+        changes.append(f'training.protection_adapter="{guard_of(work).as_posix()}"')
+    return load_train_settings(paths.assets() / "demo" / "train.toml", changes)
+
+
+def guard_of(work: Path) -> Path:
+    """A training adapter for the pocket model, from pictures it draws of its whole vocabulary of prompts."""
+    prompts = work / "prompts.txt"
+    if not prompts.exists():
+        concepts = load_questions(paths.assets() / "judge").pairs.concepts
+        lines = [canonical_caption(concept, KNOWN_STYLES[i % 3]) for i, concept in enumerate(concepts)]
+        write_atomic(prompts, "\n".join(lines) + "\n")
+    return adapter_of(load_preset("adapter", GUARD), TrainJob("pocket", "", "adapter", str(prompts)), work / "guard")
+
+
+def adapter_of(settings: TrainSettings, job: TrainJob, folder: Path) -> Path:
+    """Train in ``folder``, or go on there; the adapter that is there already when it is done."""
+    if (folder / "adapter.safetensors").exists():
+        return folder / "adapter.safetensors"
+    known = (folder / "settings.toml").exists()
+    run = Run.open(folder) if known else Run.create("train", folder.name, job_toml(settings, job), folder)
+    adapter = resume(run, Progress(run))
+    assert adapter is not None, "nobody asks this run to stop"
+    return adapter

@@ -1,0 +1,124 @@
+"""Is a style really taught? 24 pictures of a style the model has never seen, judged on 60 concepts it was not shown.
+
+For a *computed* style (hues, mosaic, lines of the flat picture) every concept has a truth: the error against it is
+compared with that of the nearest known style, and the right truth must be found among 60. For drawn art (the demo's
+stickers) the judge says which style it sees and whether the content is still right.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from zit_app.core.progress import Progress
+from zit_app.core.run import Run
+from zit_app.core.train_settings import TrainJob, TrainSettings, job_toml
+from zit_app.engine.pocket.judge import STYLES, look, prototypes
+from zit_app.engine.pocket.measure import through_vae
+from zit_app.engine.pocket.paint import Painter
+from zit_app.engine.pocket.questions import Questions
+from zit_app.engine.pocket.score import as_array
+from zit_app.engine.pocket.styles import COMPUTED
+from zit_app.engine.train import train
+
+WORD = "flat"  # the nearest known style: a word it never read confuses so small a text encoder
+TAUGHT, ASKED = 24, 60
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of the 200 concepts: what is shown in training, what is asked."""
+
+    taught: list[int]
+    asked: list[int]
+
+
+def split(count: int = ASKED) -> Split:
+    """Every eighth concept is taught, ``count`` of the others are asked, spread over all groups."""
+    taught = list(range(3, 200, 8))[:TAUGHT]
+    others = [i for i in range(200) if i not in taught]
+    return Split(taught, others[:: len(others) // count][:count])
+
+
+def prompt(concept_en: str, word: str = WORD) -> str:
+    return f"{word} emoji, {concept_en}, centered, white background"
+
+
+def write_dataset(questions: Questions, style: str, folder: Path) -> Path:
+    """The 24 pictures of a computed style with captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in split().taught:
+        concept = questions.pairs.concepts[i]
+        COMPUTED[style](questions.flat[i]).save(folder / f"{concept.key}.png")
+        (folder / f"{concept.key}.txt").write_text(prompt(concept.en) + "\n", encoding="utf-8")
+    return folder
+
+
+def teach(dataset: Path, model: str, settings: TrainSettings, folder: Path) -> Path:
+    """Train in a run folder of its own; returns the adapter (of an earlier call, if there is one)."""
+    if (folder / "adapter.safetensors").exists():
+        return folder / "adapter.safetensors"
+    run = Run.create("train", dataset.name, job_toml(settings, TrainJob(model, str(dataset), "teach")), folder)
+    adapter = train(settings, dataset, model, run, Progress(run))
+    assert adapter is not None, "nobody asks this run to stop"
+    return adapter
+
+
+def errors_to(pictures: list[Image.Image], truths: list[Image.Image]) -> np.ndarray:
+    """(N, M) root mean square RGB differences at 64 x 64."""
+    a, b = (torch.from_numpy(as_array(p, 64)).flatten(1) for p in (pictures, truths))
+    return (torch.cdist(a, b) / a.shape[1] ** 0.5).numpy()
+
+
+def computed_score(
+    questions: Questions, painter: Painter, adapter: Path | None, style: str, count: int = ASKED
+) -> dict[str, float]:
+    """``error`` (median against the truth), ``relative`` (to the nearest known style's real picture, and what the
+    VAE alone would cost), ``found`` (right truth first among the asked)."""
+    asked = split(count).asked
+    truths = [COMPUTED[style](questions.flat[i]) for i in asked]
+    names = [questions.pairs.concepts[i].en for i in asked]
+    drawn = painter.paint([prompt(n) for n in names], range(len(names)), 8, 0.0, adapter)
+    errors = errors_to(drawn, truths)
+    known = np.median(np.diag(errors_to([questions.flat[i] for i in asked], truths)))
+    ceiling = np.median(np.diag(errors_to(through_vae(painter, truths), truths)))
+    right = np.diag(errors)
+    return {
+        "error": float(np.median(right)),
+        "relative": float(np.median(right) / known),
+        "relative of the truth through the VAE": float(ceiling / known),
+        "found": float((errors.argmin(1) == np.arange(len(asked))).mean()),
+    }
+
+
+def judged_score(
+    questions: Questions,
+    painter: Painter,
+    adapter: Path | None,
+    word: str,
+    style: str,
+    shown: Sequence[str] = (),
+    count: int = ASKED,
+) -> dict[str, float]:
+    """``style``: share that the judge calls ``style``; ``content``: right concept first among the 200.
+
+    ``shown`` names the concepts that the training pictures show; they are not asked.
+    """
+    asked = [i for i in range(200) if questions.pairs.concepts[i].en not in shown][:: 200 // count - 1 or 1][:count]
+    drawn = painter.paint(
+        [prompt(questions.pairs.concepts[i].en, word) for i in asked], range(len(asked)), 8, 0.0, adapter
+    )
+    return style_and_content(questions, drawn, asked, style)
+
+
+def style_and_content(questions: Questions, drawn: list[Image.Image], rows: list[int], style: str) -> dict[str, float]:
+    """Prototypes from all styles but the asked one, as everywhere."""
+    found, seen = look(questions.judge, drawn)
+    likeness = found @ prototypes(questions.real_CSE, STYLES.index(style)).T
+    return {
+        "style": (seen == STYLES.index(style)).float().mean().item(),
+        "content": (likeness.argmax(1) == torch.tensor(rows)).float().mean().item(),
+    }

@@ -1,0 +1,213 @@
+"""Everything a training run needs before its first step, and what its adapter file says about it.
+
+N nodes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+from torch import Tensor
+
+from zit_app.core import paths
+from zit_app.core.errors import ZitError
+from zit_app.core.progress import Progress
+from zit_app.core.settings import parse_toml
+from zit_app.core.train_settings import AcrfSettings, TrainSettings
+from zit_app.data.index import component_fingerprint
+from zit_app.engine.batches import DataOrder
+from zit_app.engine.cache import Cache, Sample
+from zit_app.engine.checkpoints import TrainState
+from zit_app.engine.focus import PictureFocus
+from zit_app.engine.frozen import unrelated_texts, watch
+from zit_app.engine.optimizers import new_optimizer
+from zit_app.engine.originals import find_masks, fitted_lab
+from zit_app.engine.work import Work, compute_dtype
+from zit_app.flow.schedule import nodes, report_anchors
+from zit_app.flow.timesteps import Sampler, SigmaSampler
+from zit_app.model.adapter_files import Adapter, read_adapter
+from zit_app.model.adapter_stack import apply_adapters
+from zit_app.model.adapters import attach_lora, lora_state
+from zit_app.model.loading import load_transformer, read_flavour
+
+SMALL_SET, MOST_HELD = 40, 16  # pictures
+
+
+def prepare(
+    settings: TrainSettings, preset: str, cache: Cache, model: Path, accelerator: Accelerator, progress: Progress
+) -> tuple[Work, TrainState]:
+    """Load the transformer, attach the adapter and put everything at step 0.
+
+    Raises ZitError for settings that contradict each other or do not fit the model.
+    """
+    acrf, training, device = settings.acrf, settings.training, accelerator.device
+    if acrf.curvature and acrf.turbo_steps < 3:
+        raise ZitError(
+            "acrf.curvature needs three nodes.", "Set acrf.turbo_steps to 3 or more, or acrf.curvature to 0."
+        )
+    guard = training_adapter(settings)
+    masks = find_masks(settings, cache, model)
+    with accelerator.main_process_first():
+        texts = unrelated_texts(settings, cache, model, progress)
+    nodes_N = (nodes if acrf.anchor_source == "inference" else report_anchors)(acrf.turbo_steps, acrf.shift)
+    with torch.device("meta"):
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(model / "vae"))
+    fitted = fitted_lab(settings, cache, model, vae.config["shift_factor"], vae.config["scaling_factor"], progress)
+
+    progress.stage("Loading the transformer")
+    transformer = load_transformer(model, device, compute_dtype(accelerator))
+    frozen = None
+    if texts:
+        side, guidance = max(16, cache.resolution // 16 * 16), read_flavour(model).guidance
+        frozen = watch(transformer, texts, cache.features(cache.empty_text), side, nodes_N, guidance, progress)
+    stack = apply_adapters(transformer, [(guard, 1.0, 1, 0)]) if guard is not None else None
+    attach(transformer, settings)
+    if training.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    taught, held = set_aside(cache, settings)
+    order = DataOrder(
+        [sample.size for sample in taught.samples],
+        settings.dataset.batch_size * accelerator.num_processes,
+        settings.dataset.repeats,
+        training.seed,
+    )
+    accumulated = training.gradient_accumulation_steps
+    batches = training.max_steps * accumulated or training.num_train_epochs * order.batches_per_epoch
+    base = component_fingerprint(model / "transformer")
+    work = Work(
+        settings,
+        model,
+        taught,
+        held,
+        frozen,
+        masks,
+        fitted[0] if fitted else None,
+        vae,
+        order,
+        math.ceil(batches / accumulated),
+        batches,
+        accelerator,
+        nodes_N,
+        _metadata(settings, preset, cache, model, base, fitted[1] if fitted else []),
+        _digest([base, order.batch_size, cache.empty_text, [(one.latents, one.text) for one in cache.samples]]),
+    )
+    weights = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+    average = {name: weight.clone() for name, weight in lora_state(transformer).items()} if training.ema_decay else None
+    state = TrainState(
+        transformer,
+        new_optimizer(training, weights, device),
+        new_sampler(acrf, nodes_N),
+        torch.Generator().manual_seed(training.seed),
+        PictureFocus(order, training.picture_focus),
+        stack,
+        average,
+    )
+    return work, state
+
+
+def attach(transformer: ZImageTransformer2DModel, settings: TrainSettings) -> None:
+    """A fresh adapter of the kind and shape that the settings describe."""
+    lora = settings.lora
+    attach_lora(
+        transformer,
+        lora.network_dim,
+        lora.network_alpha,
+        lora.targets,
+        settings.training.seed,
+        kind=lora.network_type,
+        extra_targets=lora.extra_targets,
+        rslora=lora.rslora,
+        factor=lora.lokr_factor,
+        full_rank=lora.lokr_full_rank,
+    )
+
+
+def training_adapter(settings: TrainSettings) -> Adapter | None:
+    """The training adapter when the protection asks for one. Raises ZitError when its file is not named or is none."""
+    if settings.training.protection not in ("adapter", "both"):
+        return None
+    named = settings.training.protection_adapter
+    if not named:
+        raise ZitError(
+            f"training.protection = {settings.training.protection} needs the file of a training adapter.",
+            "Name it in training.protection_adapter, or build one with: zit train --preset adapter --prompts FILE.",
+        )
+    return read_adapter(Path(named).expanduser())
+
+
+def new_sampler(acrf: AcrfSettings, nodes_N: Tensor) -> SigmaSampler:
+    """The sampler of noise levels that the settings describe."""
+    return SigmaSampler(
+        nodes_N,
+        cast(Sampler, acrf.sampler),
+        acrf.jitter_scale,
+        acrf.anchor_share,
+        acrf.shift,
+        jitter_kind=acrf.jitter_kind,
+        jitter_unit=acrf.jitter_unit,
+        logit_mean=acrf.logit_mean,
+        logit_deviation=acrf.logit_deviation,
+        focus=acrf.node_focus,
+    )
+
+
+def set_aside(cache: Cache, settings: TrainSettings) -> tuple[Cache, tuple[Sample, ...]]:
+    """The cache without the held-out pictures, and one sample of each of those; chosen by name, so that they stay the
+    same when others are added. Small sets, and trainings that never look at them, keep all."""
+    training = settings.training
+    names = sorted({sample.name for sample in cache.samples})
+    if not training.health_every or len(names) < SMALL_SET:
+        return cache, ()
+    count = min(MOST_HELD, int(training.held_out * len(names)))
+    chosen = set(sorted(names, key=lambda name: _digest([training.seed, name]))[:count])
+    held = {sample.name: sample for sample in cache.samples if sample.name in chosen}
+    taught = tuple(sample for sample in cache.samples if sample.name not in chosen)
+    return dataclasses.replace(cache, samples=taught), tuple(held.values())
+
+
+def _metadata(
+    settings: TrainSettings, preset: str, cache: Cache, model: Path, base: str, explained: Sequence[float]
+) -> dict[str, str]:
+    """What a file browser or another program wants to know of the adapter. No dates: the same run, the same file.
+
+    explained  R² of L, a and b where Lab was fitted
+    """
+    training, data = settings.training, settings.dataset
+    label = Path(preset).stem  # of a file of one's own; where it lies is nobody else's business
+    version = parse_toml((paths.PROJECT / "pyproject.toml").read_text(encoding="utf-8"), "pyproject.toml")
+    kind = settings.lora.network_type
+    lokr = {"ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps({"algo": "lokr"})}
+    lab = {"zit.lab_r2": json.dumps([round(one, 4) for one in explained])} if explained else {}
+    return {
+        **(lokr if kind == "lokr" else {}),
+        **lab,
+        "modelspec.title": f"{cache.dataset.resolve().name} {label}".strip(),
+        "modelspec.trigger_phrase": data.trigger_word,
+        "modelspec.resolution": f"{cache.resolution}x{cache.resolution}",
+        "modelspec.prediction_type": "flow",
+        "ss_base_model_version": "z-image",
+        "ss_sd_model_name": model.resolve().name,
+        "ss_sd_model_hash": base,
+        "ss_learning_rate": f"{training.learning_rate:g}",
+        "ss_lr_scheduler": training.lr_scheduler,
+        "ss_optimizer": training.optimizer,
+        "ss_seed": f"{training.seed}",
+        "ss_batch_size_per_device": f"{data.batch_size}",
+        "ss_gradient_accumulation_steps": f"{training.gradient_accumulation_steps}",
+        "ss_num_train_images": f"{len(cache.samples)}",
+        "zit.version": str(version["project"]["version"]),
+        "zit.preset": label,
+        "zit.settings": json.dumps(dataclasses.asdict(settings)),
+    }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
