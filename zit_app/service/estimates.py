@@ -1,0 +1,161 @@
+"""What a training will cost on this machine: steps, size of its file, memory, time. Counted, measured, or not known.
+
+    file    exact but for its header, from the model's configuration and the settings
+    memory  by the rule below, from the model's configuration, number format and size of the pictures
+    time    from what earlier trainings of the same model took in this home; None before the first one
+
+Memory of a training, with D = width, L = layers, T = tokens (a token is 16 × 16 pixels) of a batch:
+
+    frozen weights + 10 to 24 bytes a weight of the LoRA (fp32: itself, its gradient; the optimizer's moments)
+    + activations + 0.6 GiB (CUDA's context, the allocator's slack; on the processor the libraries)
+
+A block keeps about 36 D numbers a token for its backward pass; with gradient checkpointing one block at a time does,
+the others keep their input of D numbers. At 512 × 512 in bf16 that gives 22.1 and 13.1 GiB for Z-Image, where
+SimpleTuner's documentation has 21.2 and 12.9 GiB. The text encoder and the VAE are gone by then; while the cache
+is built the text encoder alone may need more.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from zit_app.core import paths
+from zit_app.core.errors import ZitError
+from zit_app.core.files import read_json
+from zit_app.core.models import POCKET, list_models, read_flavour
+from zit_app.core.run import Run
+from zit_app.core.train_settings import TrainSettings, load_job
+from zit_app.service.runs import RunView
+from zit_app.service.sizes import (
+    adapter_bytes,
+    adapter_parameters,
+    text_encoder_numbers,
+    transformer_config,
+    transformer_numbers,
+)
+
+# A weight of the LoRA in training: itself and its gradient in fp32, and what the optimizer keeps for it.
+LORA_BYTES = {"adamw": 16, "adamw8bit": 10, "prodigy": 24, "adafactor": 8}
+BLOCK_WIDTHS = 36  # numbers that a block keeps for its backward pass, in multiples of its width, a token
+CAPTION_TOKENS = 64  # of a usual caption, beside the picture's
+RESERVE = 0.6 * 2**30  # bytes
+FEWEST_STEPS = 5  # measured ones, before a time is told
+WARM_UP = 2  # first steps of a process, which take longer
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of a training. Sizes in bytes, time in seconds."""
+
+    steps: int  # of the optimizer; 0 without pictures
+    file: int
+    memory: int
+    seconds: float | None  # None: not known before a training of this model has run here
+
+
+def estimate(settings: TrainSettings, model: str, pictures: int, done: Sequence[RunView], card: bool) -> Estimate:
+    """What a training of `pictures` pictures will cost, judged by the trainings `done` in this home.
+
+    Raises ZitError for a model that is not here.
+    """
+    folder = model_place(model)
+    steps = optimizer_steps(settings, pictures) if pictures else 0
+    pace = measured_pace(model, folder, done)
+    seconds = steps * pace * work(settings, folder) if pace and steps else None
+    return Estimate(
+        steps,
+        adapter_bytes(settings.lora, folder),
+        memory(settings, folder, card),
+        seconds,
+    )
+
+
+def optimizer_steps(settings: TrainSettings, pictures: int) -> int:
+    """Length of a training; batches that a bucket does not fill may make it a little longer."""
+    training, data = settings.training, settings.dataset
+    batches = training.num_train_epochs * math.ceil(pictures * data.repeats / data.batch_size)
+    return training.max_steps or math.ceil(batches / training.gradient_accumulation_steps)
+
+
+def memory(settings: TrainSettings, folder: Path, card: bool) -> int:
+    """Bytes at the most, on the card or, without one, in the machine's memory."""
+    config = transformer_config(folder)
+    in_bf16 = settings.training.compute == "bf16" or (settings.training.compute == "auto" and card)
+    number = 2 if in_bf16 else 4
+    layers = int(config["n_layers"]) + 2 * int(config["n_refiner_layers"])
+    token = int(config["dim"]) * number * settings.dataset.batch_size * tokens(settings, folder)
+    kept = layers + BLOCK_WIDTHS if settings.training.gradient_checkpointing else layers * BLOCK_WIDTHS
+    optimizer = settings.training.optimizer
+    optimizer = ("adamw8bit" if card else "adamw") if optimizer == "auto" else optimizer
+    lora = adapter_parameters(settings.lora, folder) * LORA_BYTES[optimizer]
+    training = transformer_numbers(config) * number + lora + token * kept
+    encoding = text_encoder_numbers(text_encoder_config(folder)) * (2 if card else 4)
+    return round(max(training, encoding) + RESERVE)
+
+
+def tokens(settings: TrainSettings, folder: Path) -> int:
+    """Of one picture and its caption."""
+    side = settings.dataset.resolution or read_flavour(folder).pixels
+    return (side // 16) ** 2 + CAPTION_TOKENS
+
+
+def work(settings: TrainSettings, folder: Path) -> float:
+    """Work of an optimizer step, in forward passes of a token.
+
+    A backward pass through frozen weights costs as much as a forward pass; gradient checkpointing adds a forward pass,
+    the tether one of the untrained model for the samples at the nodes and for those of unrelated prompts.
+    """
+    training, data = settings.training, settings.dataset
+    passes = 2.0 + training.gradient_checkpointing
+    if training.protection in ("tether", "both"):
+        at_nodes = {"anchor": 1.0, "mixture": settings.acrf.anchor_share}.get(settings.acrf.sampler, 0.0)
+        passes += at_nodes + 3 * training.tether_unrelated
+    return training.gradient_accumulation_steps * data.batch_size * tokens(settings, folder) * passes
+
+
+def measured_pace(model: str, folder: Path, done: Sequence[RunView]) -> float | None:
+    """Seconds of a forward pass of a token in the newest training of this model that got anywhere, else None."""
+    for run in done:
+        if run.kind == "train" and run.state not in ("queued", "preparing"):
+            measured = run.folder / "metrics.jsonl"
+            growth = measured.stat().st_size.bit_length() if measured.exists() else 0
+            found = _pace(run.folder, model, folder, growth)
+            if found is not None:
+                return found
+    return None
+
+
+@lru_cache(maxsize=256)
+def _pace(run: Path, model: str, folder: Path, growth: int) -> float | None:
+    """Of one training; `growth` changes whenever the run has measured twice as much."""
+    try:
+        settings, job = load_job(run / "settings.toml")
+    except ZitError:  # of another version of the program
+        return None
+    if job.model != model:
+        return None
+    seconds = [float(line["seconds"]) for line in Run(run).metrics() if "seconds" in line][WARM_UP:]
+    return statistics.median(seconds) / work(settings, folder) if len(seconds) >= FEWEST_STEPS else None
+
+
+def model_place(model: str) -> Path:
+    """Where a model's configuration lies; for an embedded model that was never used, in the assets.
+
+    Raises ZitError for a model that is not here.
+    """
+    place = {info.name: info.path for info in list_models()}.get(model, Path(model).expanduser())
+    if model in POCKET and not (place / "model_index.json").is_file():
+        place = paths.assets() / "pocket" / model
+    if not (place / "model_index.json").is_file():
+        raise ZitError(f"There is no model {model!r}.", "Choose another one.")
+    return place
+
+
+def text_encoder_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a model's text encoder; the embedded models share theirs."""
+    own = folder / "text_encoder"
+    return dict(read_json((own if own.is_dir() else folder.parent / "shared" / "text_encoder") / "config.json"))
