@@ -1,0 +1,188 @@
+"""The tab Generate: words in, pictures out."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from zit_app.core.flags import fields
+from zit_app.core.flavours import read_flavour
+from zit_app.core.generate_settings import GenerateSettings
+from zit_app.core.run import Run
+from zit_app.core.settings import from_mapping
+from zit_app.service import gallery, runs, worker
+from zit_app.service.estimates import model_place
+from zit_app.ui import cards, forms
+from zit_app.ui.choices import chooser, default_model, followed, model_choices, precision_choices, require_model
+from zit_app.ui.gallery import BUSY, Gallery, whole
+from zit_app.ui.loras import ROW, ROWS, LoraStack, lora_uses, stack_values
+from zit_app.ui.page import Page, Snapshot, asks
+from zit_app.ui.shapes import ASPECTS, pixels_of, size_of, without_defaults
+
+MORE = (
+    "steps", "guidance", "negative_prompt", "width", "height", "precision", "text_precision", "solver", "sigmas",
+    "max_sequence_length", "strength", "image",
+)  # fmt: skip
+LARGEST_SEED = 10**9 - 1  # nine digits fit the box
+COUNT = 4  # pictures at first
+
+
+class GenerateTab:
+    """The controls that other tabs reach into: Try it fills in the prompt and the first LoRA."""
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.w = page, page.w
+        self.known = fields(GenerateSettings)
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(scale=5, min_width=320):
+                self._controls()
+            with gr.Column(scale=6, min_width=320):
+                self.gallery = Gallery(page)
+        self._connect()
+
+    def _controls(self) -> None:
+        w = self.w
+        self.prompt = gr.Textbox(
+            w("generate.example"), label=w("generate.prompt"), lines=3, elem_id="prompt", info=w("generate.prompt_help")
+        )
+        with gr.Row():
+            self.model = chooser(
+                model_choices(), value=default_model(), label=w("model"), elem_id="model", min_width=150
+            )
+            precision = chooser([], "auto", label=w.label(self.known["precision"]), elem_id="precision", min_width=150)
+        with gr.Group():
+            self.aspect = gr.Radio(
+                [(w("aspect.square") if name == "square" else name, name) for name in ASPECTS],
+                value="square",
+                label=w("generate.aspect"),
+                elem_classes="chips",
+            )
+            self.pixels = gr.HTML(elem_id="pixels", elem_classes="inside")
+        with gr.Row():
+            self.count = gr.Number(COUNT, label=w("generate.count"), precision=0, minimum=1, min_width=90)
+            self.seed = gr.Number(0, label=w("generate.seed"), precision=0, minimum=0, min_width=110, elem_id="seed")
+            self.lock = gr.Checkbox(False, label=w("generate.lock"), min_width=110, elem_classes="low")
+        with gr.Row():
+            self.go = gr.Button(w("generate.start"), variant="primary", size="lg", scale=3, elem_id="generate")
+            self.stop = gr.Button(
+                w("stop"), variant="stop", size="lg", scale=1, visible=False, min_width=90, elem_id="generate-stop"
+            )
+        with gr.Accordion(w("lora.title"), open=False, elem_id="loras") as self.stack_box:
+            self.stack = LoraStack(self.page, self.prompt).controls
+        with gr.Accordion(w("generate.start_from"), open=False, elem_id="generate-from") as self.image_box:
+            image = gr.Image(
+                type="filepath",
+                format="png",
+                sources=["upload", "clipboard"],
+                height=180,
+                label=w.label(self.known["image"]),
+                elem_id="generate_image",
+            )
+            info = self.known["strength"]
+            strength = gr.Slider(0.05, 1, info.default, step=0.05, label=w.label(info), info=w.help(info), buttons=[])
+        with gr.Accordion(w("generate.more"), open=False, elem_classes="grid-form", elem_id="generate-more"):
+            own = {"precision": precision, "image": image, "strength": strength}
+            self.more = [own.get(name) or self._setting(name) for name in MORE]
+            self.negative = gr.HTML(elem_id="negative-note", elem_classes="maybe")
+        self.drop = gr.File(
+            file_types=[".png"], label=w("generate.restore"), height=110, elem_id="restore", type="filepath"
+        )
+
+    def _setting(self, name: str) -> Component:
+        return forms.control(self.w, self.known[name], self.known[name].default, elem_id=f"generate_{name}")
+
+    def _connect(self) -> None:
+        page, right = self.page, self.gallery
+        for start in (self.go.click, self.prompt.submit):
+            start(asks(self._submit), self.form, [self.seed], api_visibility="private")
+        self.stop.click(asks(self._stop), api_visibility="private")
+        restored = [self.stack_box, self.image_box, *self.form]
+        self.drop.upload(asks(self._restore), [self.drop], restored, api_visibility="private")
+        right.again.click(asks(self._restore), [right.chosen], restored, api_visibility="private")
+        right.vary.click(asks(self._vary), [right.chosen, self.count], api_visibility="private")
+        controls = dict(zip(MORE, self.more, strict=True))
+        page.watch([self.stop], lambda now: [gr.update(visible=any(run.state in BUSY for run in now.of("generate")))])
+        page.watch([self.model, controls["precision"]], self._read_model, [self.model, controls["precision"]])
+        sizes = [self.model, self.aspect, controls["width"], controls["height"]]
+        page.watch([self.pixels], self._read_pixels, sizes)
+        page.watch([self.negative], self._read_negative, [self.model, controls["guidance"]])
+
+    @property
+    def form(self) -> list[Component]:
+        """Everything that decides the pictures, in the order that `_submit` takes it."""
+        return [self.prompt, self.model, self.aspect, self.count, self.seed, self.lock, *self.stack, *self.more]
+
+    @property
+    def kept(self) -> list[Component]:
+        """The form without the picture to start from, whose file does not stay."""
+        return [control for control in self.form if not isinstance(control, gr.Image)]
+
+    # ------------------------------------------------------------ events
+
+    def _submit(
+        self, prompt: str, model: str, aspect: str, count: int | None, seed: int | None, locked: bool, *rest: Any
+    ) -> int:
+        chosen = int(seed or 0) if locked else random.randint(0, LARGEST_SEED)
+        stack, more = rest[: ROW * ROWS], rest[ROW * ROWS :]
+        values = {name: forms.read(self.w, self.known[name], value) for name, value in zip(MORE, more, strict=True)}
+        width, height = size_of(require_model(self.w, model), aspect)
+        values |= {"image": values["image"] or ""}
+        values |= {"width": values["width"] or width, "height": values["height"] or height}
+        values |= {"prompts": [prompt.strip()] if prompt.strip() else [], "seed": chosen}
+        values |= {"count": forms.read(self.w, self.known["count"], count)}
+        values |= {"loras": [vars(use) for use in lora_uses(stack)]}
+        runs.submit_generate(from_mapping(GenerateSettings, values, "[generate]"), model)
+        return chosen
+
+    def _stop(self) -> None:
+        stop_all("generate")
+
+    def _restore(self, picture: str) -> list[Any]:
+        """Every control as it was when the picture was drawn; what is not on this machine is named and left out."""
+        restored = gallery.restore(Path(picture))
+        if restored.missing:
+            gr.Warning(self.w("generate.missing", names=", ".join(restored.missing)))
+        settings, aspect = restored.settings, "square"
+        if restored.model:
+            aspect, settings = without_defaults(settings, restored.model)
+        more = [forms.shown(self.known[name], getattr(settings, name)) for name in MORE]
+        model = restored.model or gr.skip()
+        stack = stack_values(settings.loras)
+        more[MORE.index("image")] = settings.image or None
+        opened = [gr.update(open=bool(settings.loras)), gr.update(open=bool(settings.image))]
+        return [*opened, settings.prompts[0], model, aspect, 1, settings.seed, True, *stack, *more]
+
+    def _vary(self, picture: str, count: int | None) -> None:
+        """The same again with other seeds, whatever the controls hold."""
+        restored = whole(self.w, picture)
+        number = forms.read(self.w, self.known["count"], count)
+        settings = replace(restored.settings, seed=random.randint(0, LARGEST_SEED), count=number)
+        runs.submit_generate(settings, restored.model)
+
+    # ------------------------------------------------------------ looking
+
+    def _read_model(self, now: Snapshot, model: str | None, precision: str) -> Sequence[Any]:
+        choices = precision_choices(self.w, self.known["precision"].choices, model)
+        return [followed(model_choices(), model, default_model()), followed(choices, precision, "auto")]
+
+    def _read_pixels(
+        self, now: Snapshot, model: str | None, aspect: str, width: int | None, height: int | None
+    ) -> Sequence[Any]:
+        size = pixels_of(model, aspect, int(width or 0), int(height or 0)) if model else (0, 0)
+        return [cards.note(self.w("generate.pixels", width=size[0], height=size[1]) if model else "")]
+
+    def _read_negative(self, now: Snapshot, model: str | None, guidance: float | None) -> Sequence[Any]:
+        own = read_flavour(model_place(model)).guidance if model else 0.0
+        used = own if guidance is None or guidance < 0 else guidance
+        return [cards.note(self.w("generate.no_negative")) if used == 0 else ""]
+
+
+def stop_all(kind: str) -> None:
+    """Stop the run of a kind that works, and cancel those that wait."""
+    for run in runs.list_runs(kind):
+        if run.can_stop:
+            worker.stop_run(Run(run.folder))
