@@ -1,0 +1,49 @@
+"""`zit check`: the health of a dataset's pictures and captions."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zit_app.core.errors import ZitError
+from zit_app.core.models import find_model, read_flavour
+from zit_app.core.progress import Progress
+
+
+def check_command(arguments: argparse.Namespace) -> None:
+    """Look for pictures and captions that would hurt a training."""
+    from zit_app.data.health.report import Report, check
+
+    folder: Path = arguments.dataset
+    if not folder.is_dir():
+        raise ZitError(f"There is no folder {folder}.", "Check the path.")
+    pixels = arguments.resolution or (read_flavour(find_model(arguments.model)).pixels if arguments.model else 1024)
+    progress = Progress(as_json=arguments.json)
+    report: Report = check(folder, pixels)
+    progress.result(_words(report), **report.as_json())
+
+
+def add(command: Callable[..., Any]) -> None:
+    """Register the command; ``command(function, name)`` is the parser's."""
+    parser = command(check_command, "check")
+    parser.add_argument("dataset", type=Path, help="folder of pictures and captions")
+    parser.add_argument("--model", metavar="M", help="model that will be trained: its size decides what is small")
+    parser.add_argument("--resolution", type=int, default=0, help="pixels to train at (default: the model's, or 1024)")
+
+
+def _words(report: Any) -> str:
+    lines = []
+    for one in report.pictures:
+        if one.flags:
+            lines.append(f"{_shown(one.file)}: {', '.join(flag.replace('_', ' ') for flag in one.flags)}")
+            lines.append(f"    {one.advice}")
+    lines += [f"{_shown(name)}: not used, {reason}" for name, reason in report.unreadable]
+    found = report.set
+    healthy = sum(not one.flags for one in report.pictures)
+    lines.append(f"{found['count']} pictures, {healthy} without a flag; {found['unreadable']} files not used.")
+    return "\n".join([*lines, *found["advice"]])
+
+
+def _shown(name: str) -> str:
+    """A file name on one line of a terminal."""
+    return name if name.isprintable() else repr(name)

@@ -1,0 +1,71 @@
+"""`zit pocket …`: build, score and look at the embedded model."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zit_app.core.paths import assets
+from zit_app.core.progress import Progress
+
+
+def build_command(arguments: argparse.Namespace) -> None:
+    """Build the pocket model from its sources: hours on a CPU, minutes on a card."""
+    from zit_app.engine.pocket.build import build
+
+    build(arguments.work, arguments.device)
+
+
+def score_command(arguments: argparse.Namespace) -> None:
+    """Measure the shipped pocket models anew and rewrite their model card."""
+    from zit_app.engine.pocket.build import score
+
+    card = score()
+    Progress(as_json=arguments.json).result(f"Model card: {card}", card=card)
+
+
+def teach_command(arguments: argparse.Namespace) -> None:
+    """Train LoRAs on the shipped pocket model, measure what they teach and what they break, rewrite the card."""
+    from zit_app.engine.pocket.build import score_teaching
+
+    card = score_teaching(arguments.work)
+    Progress(as_json=arguments.json).result(f"Model card: {card}", card=card)
+
+
+def protect_command(arguments: argparse.Namespace) -> None:
+    """Measure what trainings with and without protection cost the pocket model's few-step pictures."""
+    from zit_app.engine.pocket.protections import VARIANTS, measure_protections
+    from zit_app.engine.pocket.questions import load_questions
+
+    names, seeds = arguments.variant or tuple(VARIANTS), range(arguments.seeds)
+    questions = load_questions(assets() / "judge")
+    rows = measure_protections(questions, arguments.work, arguments.steps, seeds, names)
+    Progress(as_json=arguments.json).result(str(arguments.work / "protections.json"), rows=rows)
+
+
+def sheet_command(arguments: argparse.Namespace) -> None:
+    """Draw 64 pictures with canonical and 64 with open prompts."""
+    from zit_app.engine.pocket.questions import load_questions
+    from zit_app.engine.pocket.sheets import draw_sheets
+
+    sheets = draw_sheets(load_questions(assets() / "judge"), arguments.out, arguments.model)
+    Progress(as_json=arguments.json).result("\n".join(str(sheet) for sheet in sheets), sheets=[str(s) for s in sheets])
+
+
+def add(command: Callable[..., Any], group: Callable[[str, str], Any]) -> None:
+    """Register the commands; ``command(function, name, group)`` and ``group(name, about)`` are the parser's."""
+    pocket = group("pocket", "The embedded model.")
+    build = command(build_command, "build", pocket)
+    build.add_argument("--work", type=Path, required=True, help="folder for downloads and checkpoints; can be resumed")
+    build.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    command(score_command, "score", pocket)
+    teach = command(teach_command, "teach", pocket)
+    teach.add_argument("--work", type=Path, required=True, help="folder for the trainings; finished ones are kept")
+    protect = command(protect_command, "protect", pocket)
+    protect.add_argument("--work", type=Path, required=True, help="folder for the trainings; finished ones are kept")
+    protect.add_argument("--steps", type=int, default=300, help="length of each training (default: 300)")
+    protect.add_argument("--seeds", type=int, default=1, help="trainings a variant (default: 1)")
+    protect.add_argument("--variant", action="append", default=[], help="only this one; may be repeated")
+    sheet = command(sheet_command, "sheet", pocket)
+    sheet.add_argument("--model", default="pocket", choices=("pocket", "pocket-base"))
+    sheet.add_argument("--out", type=Path, required=True, help="folder of the two sheets")
