@@ -1,0 +1,128 @@
+"""The app as a person meets it: a real browser, a real server process, a real worker, the tiny model."""
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browsing import LONG, App, Visit, a_browser, expect
+from tests.test_cache import make_dataset
+from tests.test_queue import wait_for
+from tests.training import small_settings
+from zit_app.service import runs
+from zit_app.ui.text import TABLES
+
+STEP = "parseInt(/step (\\d+)/i.exec(document.querySelector('#current').textContent)?.[1])"
+TABS = ("generate", "dataset", "train", "compare", "cache", "settings")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with a_browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def app(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    running = App(tmp_path_factory.mktemp("app_home"))
+    yield running
+    running.close()
+
+
+def test_first_picture_and_back_from_its_file(app: App, browser: Any) -> None:
+    visit = Visit(browser, app.address)
+    visit.shows("#welcome", TABLES["en"]["welcome.title"])
+    visit.page.locator("#generate").click()
+    visit.shows("#gallery img")
+    expect(visit.page.locator("#gallery img")).to_have_count(4)
+    visit.page.wait_for_function("document.querySelector('#gallery img').naturalWidth == 128")
+
+    picture = sorted(app.home.glob("runs/generate/*/*.png"))[0]
+    visit.page.locator("#prompt textarea").fill("something else")
+    visit.page.get_by_text(TABLES["en"]["generate.more"]).click()
+    visit.page.locator("#restore input[type=file]").set_input_files(picture)
+    expect(visit.page.locator("#prompt textarea")).to_have_value(TABLES["en"]["generate.example"])
+    expect(visit.page.locator("#seed input")).to_have_value(picture.stem.split("_")[1])
+    visit.close()
+
+
+def test_a_reload_keeps_a_running_training_in_sight_and_stop_keeps_a_checkpoint(app: App, browser: Any) -> None:
+    visit = Visit(browser, app.address)
+    visit.open("dataset")
+    visit.page.locator("#dataset-demo").click()
+    visit.shows("#dataset-summary", "24")
+    visit.open("train")
+    expect(visit.page.locator("#train-dataset input")).to_have_value("demo")
+    visit.page.get_by_text(TABLES["en"]["train.advanced"]).click()
+    visit.page.locator("#setting_max_steps input").fill("5000")
+    visit.page.locator("#train-name input, #train-name textarea").first.fill("long one")
+    visit.page.locator("#train").click()
+    visit.shows("#current", "long one")
+    visit.page.reload()
+    visit.settle()
+    visit.shows("#current", "long one")
+    visit.open("train")
+    visit.shows("#loss svg")
+    visit.page.locator("#train-stop").click()
+    visit.shows("#train-status", TABLES["en"]["state.stopped"])
+    visit.shows("#train-resume")
+    assert list(app.home.glob("runs/train/*/checkpoints/*/lora.safetensors"))
+    visit.close()
+
+
+def test_open_tabs_go_on_when_the_server_was_killed_and_all_show_the_same_run(
+    app: App, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZIT_HOME", str(app.home))
+    tabs = [Visit(browser, app.address) for _ in range(2)]
+    run = runs.submit_train(small_settings(max_steps=100_000), make_dataset(tmp_path / "data"), "tiny", "survivor")
+    for tab in tabs:
+        tab.shows("#current", "survivor")
+    app.kill()
+    reached = len(run.metrics())
+    wait_for(lambda: len(run.metrics()) > reached, LONG / 1000)  # the worker does not care
+    tabs[0].shows(".toast-wrap", "server was lost")
+    app.start()
+    reached = len(run.metrics())
+    for tab in tabs:  # nobody reloaded them
+        expect(tab.page.locator(".toast-wrap")).not_to_contain_text("server was lost")
+        tab.page.wait_for_function(f"{STEP} > {reached}")
+        assert not [problem for problem in tab.problems if problem.startswith("left")]
+        tab.problems.clear()  # of the time without a server; from here on there are none again
+    tabs[0].page.locator("#current [data-do=stop]").click()
+    tabs[1].shows("#current", TABLES["en"]["sidebar.idle"])
+    assert run.state() == "stopped"
+    for tab in tabs:
+        tab.close()
+
+
+def test_the_language_follows_the_browser_and_can_be_changed(app: App, browser: Any) -> None:
+    visit = Visit(browser, app.address, locale="zh-CN")
+    assert visit.page.url.endswith("/zh/")
+    for tab in TABS:
+        visit.open(tab, "zh")
+    visit.page.locator("#sidebar").get_by_role("link", name="English").click()
+    visit.page.wait_for_url("**/en/")
+    visit.page.goto(app.address)
+    visit.page.wait_for_url("**/en/")  # remembered, although the browser prefers Chinese
+    visit.settle()
+    visit.open("train")
+    visit.close()
+
+
+def test_a_phone_never_scrolls_sideways(app: App, browser: Any) -> None:
+    visit = Visit(browser, app.address, width=390)
+    for tab in TABS:
+        visit.open(tab)
+        visit.page.wait_for_timeout(500)
+        visit.page.wait_for_function("document.documentElement.scrollWidth <= innerWidth", timeout=60_000)
+    visit.close()
+
+
+def test_other_names_for_this_machine_are_refused(app: App) -> None:
+    request = urllib.request.Request(app.address, headers={"Host": "attacker.example"})
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(request)

@@ -1,0 +1,124 @@
+"""How the app looks, to whoever looks: both themes, a phone, a screen reader, a keyboard, and nothing from outside."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.app_content import fill
+from tests.browsing import App, Visit, a_browser, expect
+
+axe: Any = pytest.importorskip("axe_playwright_python.base", reason="needs the package axe-playwright-python")
+TABS = {  # and what tells that they are filled
+    "generate": "#gallery img",
+    "dataset": "#dataset-summary",
+    "train": "#loss svg",
+    "compare": "#compare-grid img",
+    "cache": "#cache-found",
+    "settings": "#models table",
+}
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+# What sits inside Gradio's own widgets and no theme, text or layout of ours can reach.
+OF_GRADIO = {
+    ("aria-prohibited-attr", "empty"): "an empty gallery is a div with a label but no role",
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with a_browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def app(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    home = tmp_path_factory.mktemp("look_home")
+    fill(home)
+    running = App(home)
+    yield running
+    running.close()
+
+
+def look_at(visit: Visit, tab: str) -> None:
+    """A tab with everything in it unfolded."""
+    visit.open(tab)
+    visit.shows(TABS[tab])
+    folded = visit.page.locator("button.label-wrap:not(.open):visible")
+    while folded.count():
+        folded.first.click()
+        visit.page.wait_for_timeout(200)
+
+
+def findings(visit: Visit) -> set[str]:
+    """What axe finds, but what is Gradio's own."""
+    found = visit.page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: ['violations']})", RULES)
+    return {
+        f"{violation['id']} {node['target']} {node['html'][:200]}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
+        if not any(violation["id"] == rule and f'class="{name} ' in node["html"] for rule, name in OF_GRADIO)
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_read_every_tab(app: App, browser: Any, scheme: str) -> None:
+    visit = Visit(browser, app.address)
+    visit.page.emulate_media(color_scheme=scheme)
+    visit.page.evaluate(axe.AXE_SCRIPT)
+    wrong: dict[str, set[str]] = {}
+    for tab in TABS:
+        look_at(visit, tab)
+        wrong[tab] = findings(visit)
+    assert visit.page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+    assert wrong == {tab: set() for tab in TABS}
+    visit.close()
+
+
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(app: App, browser: Any) -> None:
+    visit = Visit(browser, app.address, width=390)
+    for tab in TABS:
+        look_at(visit, tab)
+        visit.page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+    visit.close()
+
+
+def test_the_chosen_theme_stays(app: App, browser: Any) -> None:
+    visit = Visit(browser, app.address)
+    dark = "document.body.classList.contains('dark')"
+    assert not visit.page.evaluate(dark)
+    visit.open("settings")
+    visit.page.locator("#theme").get_by_text("Dark", exact=True).click()
+    visit.page.wait_for_function(dark)
+    visit.page.goto(app.address)
+    visit.settle()
+    assert "__theme=dark" in visit.page.url
+    visit.page.wait_for_function(dark)
+    visit.page.goto(f"{app.address}zh/")  # also where the front door was passed by
+    visit.settle()
+    visit.page.wait_for_function(dark)
+    visit.open("settings", "zh")
+    visit.page.locator("#theme").get_by_text("跟随系统", exact=True).click()
+    visit.page.wait_for_function("!" + dark)
+    visit.page.goto(app.address)
+    visit.settle()
+    assert "__theme" not in visit.page.url and not visit.page.evaluate(dark)
+    visit.close()
+
+
+def test_the_settings_tab_tells_what_is_here(app: App, browser: Any) -> None:
+    visit = Visit(browser, app.address)
+    visit.open("settings")
+    models = visit.shows("#models", "tiny")
+    expect(models).to_contain_text("comes with the app")
+    expect(models).to_contain_text("own folder")
+    visit.shows("#lora-files", "zxc")
+    visit.shows("#licences", "Fluent Emoji")
+    visit.shows("#folders", str(app.home))
+    visit.shows("#hardware", "Processor cores")
+    visit.page.locator("#examine").click()
+    report = visit.page.locator("#report textarea")
+    expect(report).to_have_value(re.compile("ZIT Studio.*python", re.DOTALL))
+    assert str(app.home) not in report.input_value() and "<home folder>" in report.input_value()
+    visit.shows("#copy-report")
+    visit.close()

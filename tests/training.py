@@ -1,0 +1,87 @@
+"""A small training for tests: a run on the tiny model, run here or in a process of its own."""
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from zit_app.core.progress import Progress
+from zit_app.core.run import Run
+from zit_app.core.train_settings import (
+    AcrfSettings,
+    DatasetSettings,
+    LoraSettings,
+    TrainingSettings,
+    TrainJob,
+    TrainSettings,
+    job_toml,
+)
+
+
+def small_settings(acrf: AcrfSettings | None = None, **training: object) -> TrainSettings:
+    """Twelve steps of two batches of at most two pictures, a checkpoint every four steps."""
+    values = dict(max_steps=12, gradient_accumulation_steps=2, save_every=4, learning_rate=1e-2, caption_dropout=0.3)
+    values |= {"health_every": 0}
+    return TrainSettings(
+        acrf or AcrfSettings(),
+        LoraSettings(network_dim=4, network_alpha=4.0),
+        TrainingSettings(**{**values, **training}),  # type: ignore[arg-type]
+        DatasetSettings(resolution=64, batch_size=2),
+    )
+
+
+def new_run(folder: Path, settings: TrainSettings, dataset: Path, model: Path, preset: str = "") -> Run:
+    """A queued run as the command line makes it."""
+    return Run.create("train", "small", job_toml(settings, TrainJob(str(model), str(dataset), preset)), folder)
+
+
+def trained(run: Run, step: int) -> dict[str, Tensor]:
+    """All tensors of a checkpoint: weights, moments, random state."""
+    folder = run.folder / "checkpoints" / f"step_{step:06d}"
+    return {
+        f"{name} {key}": tensor.clone()  # the file is only mapped; a test may damage it
+        for name in ("lora", "optimizer", "random")
+        for key, tensor in load_file(folder / f"{name}.safetensors").items()
+    }
+
+
+def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+class At(Progress):
+    """Does something when a step of the training is done, in the training's own process."""
+
+    def __init__(self, run: Run, step: int, then: Callable[[], object]) -> None:
+        super().__init__(run)
+        self.at, self.then = step, then
+        self._trains = False
+
+    def stage(self, text: str) -> None:
+        super().stage(text)
+        self._trains = text.startswith("Training")
+
+    def step(self, done: int, total: int, **figures: float) -> None:
+        super().step(done, total, **figures)
+        if self._trains and done == self.at:
+            self.then()
+
+
+def stop_at(run: Run, step: int) -> Progress:
+    """Asks the run to stop when a step is done, as an owner would."""
+    return At(run, step, lambda: run.request(stop=True))
+
+
+if __name__ == "__main__":  # FOLDER THREADS [STEP]: work on a run to its end, or wait after that step to be killed
+    from zit_app.engine.train import resume
+
+    torch.set_num_threads(int(sys.argv[2]))
+    torch.set_flush_denormal(True)
+    own = Run.open(Path(sys.argv[1]))
+    resume(own, At(own, int(sys.argv[3]), threading.Event().wait) if sys.argv[3:] else Progress(own))
