@@ -66,7 +66,8 @@ class Page:
         One look at a time, and the last one asked for is never left out: were two on their way, the older answer could
         come last and stay on the page, while `seen` holds what the newer one said.
         """
-        seen, due = gr.State(()), gr.State(0)
+        seen = gr.State(())
+        due = gr.Number(0, visible="hidden")  # a State tells its changes only by way of the queue
         timer = gr.Timer(SECONDS)
         inputs: list[Any] = [seen, *(component for watch in self._watches for component in watch.inputs)]
         outputs = [seen, *(component for watch in self._watches for component in watch.outputs)]
@@ -78,7 +79,7 @@ class Page:
     def _peek(self, seen: tuple[int, ...], *values: Any) -> Any:
         """Whether another look is due. Gradio builds each output anew even to skip it, which costs a page at rest most
         of its time; this has one output."""
-        return gr.skip() if self._marks(self._read(values)) == seen else time.monotonic_ns()
+        return gr.skip() if self._marks(self._read(values)) == seen else time.monotonic()
 
     def _look(self, seen: tuple[int, ...], *values: Any) -> list[Any]:
         found = self._read(values)
