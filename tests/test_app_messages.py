@@ -18,9 +18,11 @@ ELSEWHERE = (
     "engine/pocket/",
     "model/adapter_merging.py",
     "model/adapter_writing.py",
+    "service/serving.py",
     "service/setup.py",
     "service/torch_source.py",
     "service/uv.py",
+    "ui/api_server.py",
     "ui/launch.py",
 )
 

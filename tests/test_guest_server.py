@@ -15,7 +15,8 @@ from zit_app.core import paths
 from zit_app.service.guests import LIMITS
 from zit_app.service.sharing import LETTERS, SHARING, SHORTEST, Share
 from zit_app.service.throttle import EACH
-from zit_app.ui.guest_gate import MOST_BYTES, GuestGate
+from zit_app.ui.doors import MOST_BYTES
+from zit_app.ui.guest_gate import GuestGate
 from zit_app.ui.text import TABLES
 
 SECRET = b"nobody else may read this"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zit_app.commands import bench_cache, catalogue, check, lora, models, pocket, update
+from zit_app.commands import bench_cache, catalogue, check, lora, models, pocket, serve, update
 from zit_app.core.cache_settings import CacheSettings, cache_toml
 from zit_app.core.compare_settings import CompareSettings, Variant, compare_toml, parse_seeds, parse_variant
 from zit_app.core.errors import ZitError, explain
@@ -312,6 +312,7 @@ def _parser() -> Parser:
     check.add(command)
     catalogue.add(command)
     bench_cache.add(command, group("bench", "Measure this machine."))
+    serve.add(command)
     command(doctor_command, "doctor")
     update.add(command)
     models.add(command, group)

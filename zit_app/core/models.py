@@ -22,6 +22,7 @@ __all__ = [
     "ModelInfo",
     "assemble_pocket",
     "check_folder",
+    "default_model",
     "find_model",
     "list_models",
     "read_flavour",
@@ -53,6 +54,12 @@ def list_models() -> list[ModelInfo]:
     named = {model.path.name for model in known}
     others = sorted(entry.parent for entry in paths.models().glob("*/model_index.json"))
     return known + [ModelInfo(folder.name, folder, True) for folder in others if folder.name not in named]
+
+
+def default_model() -> str | None:
+    """The name of the model to begin with: Turbo where it is, else the embedded one, else whatever there is."""
+    ready = [model.name for model in list_models() if model.ready]
+    return next((name for name in ("turbo", "pocket", *ready) if name in ready), None)
 
 
 def find_model(model: str | Path) -> Path:

@@ -85,11 +85,14 @@ def offered_models() -> list[str]:
     return [model.name for model in models.list_models() if model.ready]
 
 
-def submit_pictures(guest: str, shot: Shot, prompt: Any, count: Any, seed: Any, loras: list[tuple[Any, Any]]) -> Run:
+def submit_pictures(
+    guest: str, shot: Shot, prompt: Any, count: Any, seed: Any, loras: list[tuple[Any, Any]], negative: Any = ""
+) -> Run:
     """Queue pictures; `loras` are ids with weights. Raises Refused."""
     width, height, steps = _size_and_steps(shot)
     settings = GenerateSettings(
         prompts=(_text(prompt),),
+        negative_prompt=_text(negative) if negative else "",
         count=_whole(count, 1, LIMITS.count, "count"),
         seed=_whole(seed, 0, LARGEST_SEED, "seed"),
         width=width,
@@ -155,10 +158,21 @@ def loras_of(comparison: Path) -> dict[str, str]:
 
 
 def stop(guest: str | None) -> None:
-    """Stop a guest's run that works and cancel those that wait; with None those of all guests."""
+    """Stop a guest's run that works and cancel those that wait; with None those of all guests.
+
+    The beginning of an id stands for all guests whose ids begin so.
+    """
     for folder in _folders():
-        if guest in (None, _owner(folder.name)) and runs.view(folder).can_stop:
+        if (_owner(folder.name) or "").startswith(guest or "") and runs.view(folder).can_stop:
             worker.stop_run(Run(folder))
+
+
+def forget(guests: str, keep: int) -> None:
+    """Remove the ended runs of the guests whose ids begin so, all but the newest `keep`."""
+    own = sorted(folder for folder in _folders() if (_owner(folder.name) or "").startswith(guests))
+    for folder in own[:-keep]:
+        if runs.view(folder).state in _ENDED:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folders() -> list[Path]:

@@ -24,6 +24,7 @@ HEADERS = {
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 # Whatever is no picture (a page or a drawing with a script in a dataset) is saved, never shown as a page of the app.
 AS_FILE = {"Content-Disposition": "attachment", "Content-Security-Policy": "sandbox; frame-ancestors 'none'"}
+MOST_BYTES = 16 << 10  # of a guest's body: a prompt of 1000 letters needs 12 kB at worst
 _OWN = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")  # any port: it may be forwarded, as by ssh
 _ELSEWHERE = re.compile(r"\w{2,}:/")  # Gradio would fetch it; one letter is a drive of Windows
 _FILE = re.compile(r"/\w+/gradio_api/file[=/](?P<path>.*)", re.DOTALL)
@@ -49,13 +50,18 @@ class OwnerDoor:
 
     def _refusal(self, request: Request, file: str) -> Response | None:
         host = request.headers.get("host", "")
-        if not _OWN.fullmatch(host):
+        if not is_own(host):
             return PlainTextResponse("This is not the address of the app.", 400)
         if is_foreign(request.headers, host) or (is_from_elsewhere(request) and not _is_visit(request)):
             return PlainTextResponse("Another page asked for this.", 403)
         if _ELSEWHERE.match(file):
             return PlainTextResponse("The app fetches nothing from elsewhere.", 403)
         return None
+
+
+def is_own(host: str) -> bool:
+    """Whether a request was sent to a name that only this machine has: no page can give its own name to it."""
+    return _OWN.fullmatch(host) is not None
 
 
 def is_foreign(headers: Headers, *hosts: str) -> bool:
@@ -95,3 +101,16 @@ def header(scope: Scope, name: str, value: str) -> dict[str, Any]:
     key = name.lower().encode("latin-1")
     others = [(given, text) for given, text in scope["headers"] if given.lower() != key]
     return {**scope, "headers": [*others, (key, value.encode("latin-1"))]}
+
+
+async def read_body(request: Request) -> bytes | None:
+    """The body, None when it is larger than a guest's may be."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > MOST_BYTES:
+        return None
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            return None
+    return body

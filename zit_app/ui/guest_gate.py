@@ -19,13 +19,12 @@ from starlette.websockets import WebSocketClose
 
 from zit_app.service import guests
 from zit_app.service.throttle import LoginThrottle
-from zit_app.ui.doors import header, is_foreign, is_from_elsewhere, sending
+from zit_app.ui.doors import header, is_foreign, is_from_elsewhere, read_body, sending
 from zit_app.ui.guest_login import login_page
 from zit_app.ui.mount import language_of
 from zit_app.ui.text import LANGUAGES, Words
 
 IDENTITY = "x-zit-guest"  # set by the gate for the page behind it
-MOST_BYTES = 16 << 10  # of a request's body: a prompt of 1000 letters needs 12 kB at worst
 DAYS = 7 * 86400
 _LANGUAGES = "|".join(LANGUAGES)
 _READ = re.compile(
@@ -129,19 +128,6 @@ class GuestGate:
         if not self.tunnelled:
             return direct
         return request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip() or direct
-
-
-async def read_body(request: Request) -> bytes | None:
-    """The body, None when it is larger than a guest's may be."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > MOST_BYTES:
-        return None
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            return None
-    return body
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
