@@ -111,7 +111,7 @@ class StoredLinear(torch.nn.Linear):
         """``x w^T`` in the type of ``x``; scales are applied to the result, where they cost least and round least."""
         q_NK, s_1N = self.unpacked(x.dtype)
         y = F.linear(x, q_NK)
-        return y if s_1N is None else (y * s_1N).to(x.dtype)
+        return y if s_1N is None else y.mul_(s_1N).to(x.dtype)  # in place: computed in fp32, kept in no second tensor
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]

@@ -4,15 +4,13 @@
     memory  by the rule below, from the model's configuration, number format and size of the pictures
     time    from what earlier trainings of the same model took in this home; None before the first one
 
-Memory of a training, with D = width, L = layers, T = tokens (a token is 16 × 16 pixels) of a batch:
+Memory of a training (`core/memory.py`; a token is 16 × 16 pixels):
 
     frozen weights + 10 to 24 bytes a weight of the LoRA (fp32: itself, its gradient; the optimizer's moments)
     + activations + 0.6 GiB (CUDA's context, the allocator's slack; on the processor the libraries)
 
-A block keeps about 36 D numbers a token for its backward pass; with gradient checkpointing one block at a time does,
-the others keep their input of D numbers. At 512 × 512 in bf16 that gives 22.1 and 13.1 GiB for Z-Image, where
-SimpleTuner's documentation has 21.2 and 12.9 GiB. The text encoder and the VAE are gone by then; while the cache
-is built the text encoder alone may need more.
+At 512 × 512 in bf16 that gives 21.6 and 13.0 GiB for Z-Image, where SimpleTuner's documentation has 21.2 and 12.9 GiB.
+The text encoder and the VAE are gone by then; while the cache is built the text encoder alone may need more.
 """
 
 import math
@@ -26,21 +24,21 @@ from typing import Any
 from zit_app.core import paths
 from zit_app.core.errors import ZitError
 from zit_app.core.files import read_json
+from zit_app.core.memory import Phase, training_bytes
 from zit_app.core.models import POCKET, list_models, read_flavour
 from zit_app.core.run import Run
-from zit_app.core.train_settings import TrainSettings, load_job
-from zit_app.service.runs import RunView
-from zit_app.service.sizes import (
+from zit_app.core.sizes import (
+    Config,
     adapter_bytes,
-    adapter_parameters,
+    adapter_numbers,
     text_encoder_numbers,
     transformer_config,
-    transformer_numbers,
 )
+from zit_app.core.train_settings import TrainSettings, load_job
+from zit_app.service.runs import RunView
 
 # A weight of the LoRA in training: itself and its gradient in fp32, and what the optimizer keeps for it.
 LORA_BYTES = {"adamw": 16, "adamw8bit": 10, "prodigy": 24, "adafactor": 8}
-BLOCK_WIDTHS = 36  # numbers that a block keeps for its backward pass, in multiples of its width, a token
 CAPTION_TOKENS = 64  # of a usual caption, beside the picture's
 RESERVE = 0.6 * 2**30  # bytes
 FEWEST_STEPS = 5  # measured ones, before a time is told
@@ -83,18 +81,26 @@ def optimizer_steps(settings: TrainSettings, pictures: int) -> int:
 
 def memory(settings: TrainSettings, folder: Path, card: bool) -> int:
     """Bytes at the most, on the card or, without one, in the machine's memory."""
-    config = transformer_config(folder)
-    in_bf16 = settings.training.compute == "bf16" or (settings.training.compute == "auto" and card)
-    number = 2 if in_bf16 else 4
-    layers = int(config["n_layers"]) + 2 * int(config["n_refiner_layers"])
-    token = int(config["dim"]) * number * settings.dataset.batch_size * tokens(settings, folder)
-    kept = layers + BLOCK_WIDTHS if settings.training.gradient_checkpointing else layers * BLOCK_WIDTHS
-    optimizer = settings.training.optimizer
-    optimizer = ("adamw8bit" if card else "adamw") if optimizer == "auto" else optimizer
-    lora = adapter_parameters(settings.lora, folder) * LORA_BYTES[optimizer]
-    training = transformer_numbers(config) * number + lora + token * kept
+    step = step_memory(settings, transformer_config(folder), read_flavour(folder).pixels, card)
     encoding = text_encoder_numbers(text_encoder_config(folder)) * (2 if card else 4)
-    return round(max(training, encoding) + RESERVE)
+    return round(max(step.total, encoding) + RESERVE)
+
+
+def step_memory(settings: TrainSettings, config: Config, pixels: int, card: bool) -> Phase:
+    """Bytes of a training step; ``pixels`` is the side that a resolution of 0 stands for."""
+    training, data = settings.training, settings.dataset
+    in_bf16 = training.compute == "bf16" or (training.compute == "auto" and card)
+    optimizer = ("adamw8bit" if card else "adamw") if training.optimizer == "auto" else training.optimizer
+    side = data.resolution or pixels
+    return training_bytes(
+        config,
+        2 if in_bf16 else 4,
+        (side // 16) ** 2 + CAPTION_TOKENS,
+        data.batch_size,
+        training.gradient_checkpointing,
+        adapter_numbers(settings.lora, config),
+        LORA_BYTES[optimizer],
+    )
 
 
 def tokens(settings: TrainSettings, folder: Path) -> int:

@@ -16,9 +16,10 @@ from zit_app.core.errors import ZitError
 from zit_app.core.generate_settings import GenerateJob, GenerateSettings, generate_toml
 from zit_app.core.models import find_model, read_flavour
 from zit_app.core.run import ENDED, Run
+from zit_app.core.sizes import adapter_parameters
 from zit_app.core.train_settings import TrainJob, TrainSettings, job_toml
 from zit_app.data.formats import EXTENSIONS
-from zit_app.service.sizes import adapter_parameters
+from zit_app.data.wildcards import resolved
 from zit_app.service.worker import ensure_workers, tail
 
 RESERVE = 200 << 20  # bytes that stay free beside what a run writes
@@ -126,7 +127,10 @@ def submit_generate(settings: GenerateSettings, model: str) -> Run:
     found = find_model(model)
     if not any(prompt.strip() for prompt in settings.prompts):
         raise ZitError("There is no prompt.", "Write what the picture shows.")
-    check_disk(len(settings.prompts) * settings.count * _picture_bytes(settings.width, settings.height, found))
+    for prompt in settings.prompts:
+        resolved(prompt, settings.seed)  # a wildcard that is not there is said now, not by the worker
+    pixels = _picture_bytes(settings.width, settings.height, found) * settings.larger**2
+    check_disk(round(len(settings.prompts) * settings.count * pixels))
     return _queued(Run.create("generate", settings.prompts[0], generate_toml(settings, GenerateJob(model))))
 
 

@@ -9,10 +9,10 @@ import gradio as gr
 
 from zit_app.core import models
 from zit_app.core.errors import ZitError
+from zit_app.core.sizes import transformer_config, transformer_numbers
 from zit_app.service import adapters, datasets, hardware
 from zit_app.service.estimates import model_place
 from zit_app.service.shelf import DatasetItem, View, shelf
-from zit_app.service.sizes import transformer_config, transformer_numbers
 from zit_app.ui.text import Words
 
 
