@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zit_app.core.train_settings import AcrfSettings, TrainingSettings
-from zit_app.engine.objective import frozen_at_nodes, learning_rate, sample_losses, tether_losses
+from zit_app.engine.objective import at_nodes, frozen_velocity, learning_rate, sample_losses, tether_losses
 from zit_app.flow.schedule import nodes, noisy
 from zit_app.model.adapters import attach_lora
 from zit_app.model.forward import predict_velocity
@@ -71,8 +71,9 @@ def test_tether_holds_the_samples_at_nodes_and_only_those(tiny_model: Path) -> N
     for name, weight in transformer.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(weight, std=0.3)
-    at_node, frozen = frozen_at_nodes(transformer, x, sigma, caps, nodes(8), 0.02)
-    assert at_node.tolist() == [True, False, True]
+    at_node = at_nodes(sigma, nodes(8), 0.02)
+    assert at_node == [0, 2]
+    frozen = frozen_velocity(transformer, x, sigma, caps, at_node)
     torch.testing.assert_close(frozen, untrained[at_node], atol=1e-5, rtol=1e-5)
 
     v = predict_velocity(transformer, x, sigma, caps)
@@ -82,8 +83,9 @@ def test_tether_holds_the_samples_at_nodes_and_only_those(tiny_model: Path) -> N
     torch.testing.assert_close(held, expected * torch.tensor([1.0, 0.0, 1.0]), atol=1e-6, rtol=1e-4)
     held.sum().backward()
     assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in transformer.parameters())
-    far = frozen_at_nodes(transformer, x, torch.full((3,), 0.4), caps, nodes(8), 0.02)
-    assert not far[0].any() and tether_losses(v, *far).tolist() == [0, 0, 0]
+    far = torch.full((3,), 0.4)
+    assert at_nodes(far, nodes(8), 0.02) == []
+    assert tether_losses(v, [], frozen_velocity(transformer, x, far, caps, [])).tolist() == [0, 0, 0]
 
 
 def test_learning_rate_warms_up_and_comes_down() -> None:

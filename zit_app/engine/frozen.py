@@ -125,7 +125,7 @@ def watch(
     return Frozen(caps, seeds, nodes_N.float(), torch.cat(states), torch.cat(answers), torch.cat(ends))
 
 
-def at_nodes(frozen: Frozen, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+def frozen_states(frozen: Frozen, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """States (K, C, H, W), noise levels (K,), the untrained model's velocities there, and captions."""
     rows, columns = zip(*pairs, strict=True)
     picked = (list(rows), list(columns))

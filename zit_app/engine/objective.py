@@ -64,33 +64,36 @@ def _clean_losses(acrf: AcrfSettings, x0_hat_BCHW: Tensor, x0_BCHW: Tensor, lab:
     return unified(x0_hat_BCHW, x0_BCHW, pool, acrf.alpha_hf, acrf.beta_lf, weights, lab, split)
 
 
-def frozen_at_nodes(
-    transformer: ZImageTransformer2DModel,
-    x_BCHW: Tensor,
-    sigma_B: Tensor,
-    caps: list[Tensor],
-    nodes_N: Tensor,
-    reach: float | Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Which samples stand at a node, bool (B,), and the untrained model's velocity of those, (M, C, H, W).
+def at_nodes(sigma_B: Tensor, nodes_N: Tensor, reach: float | Tensor) -> list[int]:
+    """Which samples stand at a node: within ``reach`` (one number, or one a node) of it.
 
-    The untrained model is free: the same weights with the LoRA switched off. A sample stands at a node when it is
-    within ``reach`` (one number, or one a node) of it; between nodes the few-step model was never distilled, so there
-    is nothing to protect.
+    Between nodes the few-step model was never distilled, so there is nothing to protect. Noise levels are known on the
+    CPU, where this asks nothing of the card.
     """
     far_BN = (sigma_B[:, None] - nodes_N.to(sigma_B)).abs()
-    at_node_B = (far_BN <= torch.as_tensor(reach).to(sigma_B) + 1e-6).any(1)  # float32 against float64 nodes
-    if not at_node_B.any():
-        return at_node_B, x_BCHW[at_node_B]
-    chosen = [cap for cap, near in zip(caps, at_node_B.tolist(), strict=True) if near]
+    near_B = (far_BN <= torch.as_tensor(reach).to(sigma_B) + 1e-6).any(1)  # float32 against float64 nodes
+    return [row for row, near in enumerate(near_B.tolist()) if near]
+
+
+def frozen_velocity(
+    transformer: ZImageTransformer2DModel, x_BCHW: Tensor, sigma_B: Tensor, caps: list[Tensor], rows_M: list[int]
+) -> Tensor:
+    """The untrained model's velocity of the samples ``rows_M``, (M, C, H, W).
+
+    The untrained model is free: the same weights with the LoRA switched off.
+    """
+    if not rows_M:
+        return x_BCHW[:0]
+    index_M = torch.tensor(rows_M, device=x_BCHW.device)
     with torch.no_grad(), adapter_disabled(transformer):
-        return at_node_B, predict_velocity(transformer, x_BCHW[at_node_B], sigma_B[at_node_B], chosen)
+        return predict_velocity(transformer, x_BCHW[index_M], sigma_B[index_M], [caps[row] for row in rows_M])
 
 
-def tether_losses(v_BCHW: Tensor, at_node_B: Tensor, frozen_MCHW: Tensor) -> Tensor:
-    """Huber distance (δ = 0.08) to the untrained model for samples at a node, 0 for the others, (B,)."""
-    losses_M = huber(v_BCHW[at_node_B], frozen_MCHW.to(v_BCHW), TETHER_DELTA)
-    return torch.zeros(len(v_BCHW), device=v_BCHW.device).masked_scatter(at_node_B, losses_M)
+def tether_losses(v_BCHW: Tensor, rows_M: list[int], frozen_MCHW: Tensor) -> Tensor:
+    """Huber distance (δ = 0.08) to the untrained model for the samples ``rows_M``, 0 for the others, (B,)."""
+    index_M = torch.tensor(rows_M, dtype=torch.long, device=v_BCHW.device)
+    losses_M = huber(v_BCHW[index_M], frozen_MCHW.to(v_BCHW), TETHER_DELTA)
+    return torch.zeros(len(v_BCHW), device=v_BCHW.device).index_copy(0, index_M, losses_M.float())
 
 
 def learning_rate(training: TrainingSettings, step: int, total: int) -> float:

@@ -71,6 +71,8 @@ def add_up(accelerator: Accelerator, weights: Sequence[torch.nn.Parameter], figu
 
 def asked_of_all(accelerator: Accelerator, asked: Sequence[bool]) -> list[bool]:
     """The main process's answers, in every process: a request that only one has seen would leave the others waiting."""
+    if accelerator.num_processes == 1:
+        return list(asked)
     own = torch.tensor([float(one and accelerator.is_main_process) for one in asked], device=accelerator.device)
     answers: Any = accelerator.reduce(own, "sum")
     return [bool(one) for one in answers.tolist()]
@@ -90,5 +92,8 @@ class Onlooker(Run):
     def cut_metrics(self, step: int) -> None:
         """Left to the main process."""
 
-    def _append(self, name: str, line: str) -> None:
+    def append_metrics(self, **fields: Any) -> None:
+        """Left to the main process."""
+
+    def log(self, text: str) -> None:
         """Left to the main process."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from zit_app.engine.checkpoints import TrainState
-from zit_app.engine.frozen import at_nodes
-from zit_app.engine.objective import TETHER_DELTA, frozen_at_nodes, sample_losses, tether_losses
+from zit_app.engine.frozen import frozen_states
+from zit_app.engine.objective import TETHER_DELTA, at_nodes, frozen_velocity, sample_losses, tether_losses
 from zit_app.engine.parallel import own_share
 from zit_app.engine.work import Work
 from zit_app.flow.curvature import curvature
@@ -23,7 +23,9 @@ from zit_app.flow.weights import min_snr
 from zit_app.model.draw import PIXELS_PER_LATENT
 from zit_app.model.forward import predict_velocity
 
-Term = tuple[Tensor, Tensor]  # a summed loss, and for the records (2, B): noise levels and losses before any weight
+# A summed loss, and for the records (2, B): noise levels and losses before any weight. Both stay on the device, where
+# a step fetches them once: every earlier look would make the card wait for the processor.
+Term = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,15 @@ def draw(work: Work, state: TrainState, batch: Sequence[int]) -> Draws:
 def picture_term(work: Work, state: TrainState, batch: Sequence[int], draws: Draws) -> Term:
     """w(σ) d(v, n - x0) at x = (1 - σ) x0 + σ n, and tether · Huber(v, v_untrained) where σ is at a node."""
     acrf, training, share = work.settings.acrf, work.settings.training, own_share(work.accelerator, len(batch))
-    seen_2B = torch.zeros(2, len(batch))
+    seen_2B = torch.zeros(2, len(batch), device=work.device)
     if not batch[share]:
-        return torch.zeros(()), seen_2B
+        return torch.zeros((), device=work.device), seen_2B
     x0_SCHW, noise_SCHW, sigma_S, caps = _share(work, batch, draws, share)
     x_SCHW = noisy(x0_SCHW, noise_SCHW, sigma_S)
     with work.accelerator.autocast():
         if work.tethered:
-            held = frozen_at_nodes(state.transformer, x_SCHW, sigma_S, caps, work.nodes_N, state.sampler.reach_K)
+            held = at_nodes(draws.sigma_B[share], work.nodes_N, state.sampler.reach_K)
+            frozen_MCHW = frozen_velocity(state.transformer, x_SCHW, sigma_S, caps, held)
         v_SCHW = predict_velocity(state.transformer, x_SCHW, sigma_S, caps)
     compared_SCHW = v_SCHW
     if work.masks is not None:
@@ -82,8 +85,8 @@ def picture_term(work: Work, state: TrainState, batch: Sequence[int], draws: Dra
     plain_S = sample_losses(acrf, compared_SCHW, x_SCHW, x0_SCHW, noise_SCHW, sigma_S, work.lab)
     losses_S = min_snr(sigma_S, acrf.snr_gamma) * plain_S
     if work.tethered:
-        losses_S = losses_S + training.tether * tether_losses(v_SCHW, *held)
-    seen_2B[:, share] = torch.stack([draws.sigma_B[share], plain_S.detach().cpu()])
+        losses_S = losses_S + training.tether * tether_losses(v_SCHW, held, frozen_MCHW)
+    seen_2B[:, share] = torch.stack([sigma_S, plain_S.detach()])
     return losses_S.sum(), seen_2B
 
 
@@ -107,6 +110,11 @@ def _times(pictures: int, ratio: float, state: TrainState) -> int:
     return int(pictures * ratio + torch.rand((), generator=state.generator).item())
 
 
+def _unrecorded(work: Work) -> Tensor:
+    """The records of a term that is not about the pictures of the batch."""
+    return torch.zeros(2, 0, device=work.device)
+
+
 def _unrelated_states(work: Work, state: TrainState, count: int) -> Iterator[Term]:
     """tether · Huber(v, v_untrained) on states that the untrained model visits on its way from unrelated prompts."""
     assert work.frozen is not None
@@ -116,13 +124,13 @@ def _unrelated_states(work: Work, state: TrainState, count: int) -> Iterator[Ter
     pairs = list(zip(rows, columns, strict=True))[own_share(work.accelerator, count)]
     if not pairs:
         return
-    x_KCHW, sigma_K, frozen_KCHW, caps = at_nodes(work.frozen, pairs)
+    x_KCHW, sigma_K, frozen_KCHW, caps = frozen_states(work.frozen, pairs)
     with state.unguarded():  # until the gradients are taken: checkpointing computes the forward pass again
         with work.accelerator.autocast():
             own_caps = [cap.to(work.device) for cap in caps]
             v_KCHW = predict_velocity(state.transformer, x_KCHW.to(work.device), sigma_K.to(work.device), own_caps)
         losses_K = huber(v_KCHW, frozen_KCHW.to(v_KCHW), TETHER_DELTA)
-        yield work.settings.training.tether * losses_K.sum(), torch.zeros(2, 0)
+        yield work.settings.training.tether * losses_K.sum(), _unrecorded(work)
 
 
 def _replayed_pictures(work: Work, state: TrainState, count: int) -> Iterator[Term]:
@@ -140,7 +148,7 @@ def _replayed_pictures(work: Work, state: TrainState, count: int) -> Iterator[Te
     with work.accelerator.autocast():
         v = predict_velocity(state.transformer, x, sigma, [frozen.caps[row].to(work.device) for row in rows[share]])
     losses_K = min_snr(sigma, acrf.snr_gamma) * sample_losses(acrf, v, x, x0, noise, sigma, work.lab)
-    yield losses_K.sum(), torch.zeros(2, 0)
+    yield losses_K.sum(), _unrecorded(work)
 
 
 def _bend(work: Work, state: TrainState, batch: Sequence[int], draws: Draws, first: int) -> Iterator[Term]:
@@ -161,4 +169,4 @@ def _bend(work: Work, state: TrainState, batch: Sequence[int], draws: Draws, fir
             x = x + (sigmas[2] - sigmas[1]) * here.detach()
             with torch.no_grad():
                 after = predict_velocity(state.transformer, x, level[2], caps)
-        yield work.settings.acrf.curvature * curvature(before, here, after, sigmas).sum(), torch.zeros(2, 0)
+        yield work.settings.acrf.curvature * curvature(before, here, after, sigmas).sum(), _unrecorded(work)

@@ -109,16 +109,17 @@ def _steps(work: Work, state: TrainState, run: Run, progress: Progress) -> Path 
         count = min(training.gradient_accumulation_steps, work.batches - state.batches)
         batches = [state.focus.choose(batch, state.generator) for batch in itertools.islice(stream, count)]
         pictures = sum(len(batch) for batch in batches)
-        total, seen = torch.zeros(1), []
+        total, seen = torch.zeros(1, device=work.device), []
         for number, batch in enumerate(batches, state.batches):
             for summed, seen_2B in batch_terms(work, state, batch, number):
                 if summed.requires_grad:
                     accelerator.backward(summed / pictures)
-                total += summed.detach().cpu() / pictures
+                total += summed.detach() / pictures
                 seen.append(seen_2B)
-        loss, *figures = add_up(accelerator, weights, torch.cat([total, torch.cat(seen, 1).flatten()])).tolist()
+        records = add_up(accelerator, weights, torch.cat([total, torch.cat(seen, 1).flatten()]))
+        clipped = accelerator.clip_grad_norm_(weights, training.max_grad_norm or math.inf)
+        norm, loss, *figures = torch.cat([clipped[None].to(records), records]).tolist()  # the one look at the card
         sigmas, losses = figures[:pictures], figures[pictures:]
-        norm = accelerator.clip_grad_norm_(weights, training.max_grad_norm or math.inf).item()
         if not math.isfinite(loss + norm):
             raise _not_a_number(state.step, latest_checkpoint(run.folder), training.learning_rate)
         if _due(training.save_every, state.step, begun_at):
