@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,8 @@ from zit_app.service import worker
 
 if TYPE_CHECKING:
     from diffusers import ZImagePipeline
+
+    from tests.browsing import App
 
 quiet()  # before the libraries are imported that talk
 
@@ -68,3 +70,35 @@ def tiny_pipeline(tiny_model: Path) -> "ZImagePipeline":
     pipeline = ZImagePipeline.from_pretrained(tiny_model)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser; the tests of a file share it."""
+    from tests.browsing import a_browser
+
+    with a_browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def app(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator["App"]:
+    """The app, opened for the first time; the tests of a file share it."""
+    from tests.browsing import App
+
+    running = App(tmp_path_factory.mktemp("app"))
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def filled_app(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator["App"]:
+    """The app of somebody who has trained, drawn and compared with it."""
+    from tests.app_content import fill
+    from tests.browsing import App
+
+    home = tmp_path_factory.mktemp("filled_app")
+    fill(home)
+    running = App(home)
+    yield running
+    running.close()

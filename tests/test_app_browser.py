@@ -2,13 +2,12 @@
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browsing import LONG, App, Visit, a_browser, expect
+from tests.browsing import LONG, App, Visit, expect
 from tests.test_cache import make_dataset
 from tests.test_queue import wait_for
 from tests.training import small_settings
@@ -17,19 +16,6 @@ from zit_app.ui.text import TABLES
 
 STEP = "parseInt(/step (\\d+)/i.exec(document.querySelector('#current').textContent)?.[1])"
 TABS = ("generate", "dataset", "train", "compare", "cache", "settings")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with a_browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def app(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    running = App(tmp_path_factory.mktemp("app_home"))
-    yield running
-    running.close()
 
 
 def test_first_picture_and_back_from_its_file(app: App, browser: Any) -> None:

@@ -1,29 +1,14 @@
 """The tabs Dataset and Cache as a person uses them: drop, look, write, change many captions, take it back."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image, ImageFilter
 
-from tests.browsing import LONG, App, Visit, a_browser, expect
+from tests.browsing import LONG, App, Visit, expect
 from zit_app.ui.text import TABLES
 
 EN = TABLES["en"]
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    started = App(tmp_path_factory.mktemp("dataset_home"))
-    yield started
-    started.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with a_browser() as chromium:
-        yield chromium
 
 
 def pictures(folder: Path) -> list[Path]:

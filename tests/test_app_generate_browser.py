@@ -1,35 +1,18 @@
 """Generate and Compare in the hands of a person: from the keyboard alone, step by step, and back from pictures."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tests.app_content import SEEDS, TRIGGER, fill
-from tests.browsing import App, Visit, a_browser, expect
+from tests.app_content import SEEDS, TRIGGER
+from tests.browsing import App, Visit, expect
 from zit_app.core.generate_settings import load_generation
 from zit_app.ui.text import TABLES
 
 EN = TABLES["en"]
 FOCUSED = "id => !!document.activeElement.closest('#' + id)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with a_browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def app(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    home = tmp_path_factory.mktemp("generate_home")
-    fill(home)
-    running = App(home)
-    yield running
-    running.close()
 
 
 def press_until(visit: Visit, key: str, name: str) -> None:
@@ -45,23 +28,23 @@ def unfold(visit: Visit, name: str) -> None:
     visit.page.locator(f"#{name} > button.label-wrap, #{name} button.label-wrap").first.click()
 
 
-def test_a_first_picture_without_a_mouse(app: App, browser: Any) -> None:
-    before = len(list(app.home.glob("runs/generate/*")))
-    visit = Visit(browser, app.address)
+def test_a_first_picture_without_a_mouse(filled_app: App, browser: Any) -> None:
+    before = len(list(filled_app.home.glob("runs/generate/*")))
+    visit = Visit(browser, filled_app.address)
     press_until(visit, "Tab", "prompt")
     visit.page.keyboard.press("Control+A")
     visit.page.keyboard.type("a green pear")
     press_until(visit, "Tab", "generate")
     visit.page.keyboard.press("Enter")
     visit.page.wait_for_function("document.querySelectorAll('#gallery img').length >= 8")
-    assert len(list(app.home.glob("runs/generate/*"))) == before + 1
-    run = sorted(app.home.glob("runs/generate/*"))[-1]
+    assert len(list(filled_app.home.glob("runs/generate/*"))) == before + 1
+    run = sorted(filled_app.home.glob("runs/generate/*"))[-1]
     assert load_generation(run / "settings.toml")[0].prompts == ("a green pear",)
     visit.close()
 
 
-def test_steps_are_seen_while_they_are_drawn_and_stop_ends_them(app: App, browser: Any) -> None:
-    visit = Visit(browser, app.address)
+def test_steps_are_seen_while_they_are_drawn_and_stop_ends_them(filled_app: App, browser: Any) -> None:
+    visit = Visit(browser, filled_app.address)
     visit.page.locator("#prompt textarea").fill("a long one")
     unfold(visit, "generate-more")
     visit.page.wait_for_timeout(1000)  # what was just unfolded gets its values once more
@@ -82,8 +65,8 @@ def test_steps_are_seen_while_they_are_drawn_and_stop_ends_them(app: App, browse
     visit.close()
 
 
-def test_what_was_entered_is_there_after_a_reload(app: App, browser: Any) -> None:
-    visit = Visit(browser, app.address)
+def test_what_was_entered_is_there_after_a_reload(filled_app: App, browser: Any) -> None:
+    visit = Visit(browser, filled_app.address)
     visit.page.locator("#prompt textarea").fill("kept words")
     visit.page.locator("#seed input").fill("77")
     visit.page.get_by_text("16:9", exact=True).click()
@@ -97,8 +80,8 @@ def test_what_was_entered_is_there_after_a_reload(app: App, browser: Any) -> Non
     visit.close()
 
 
-def test_a_lora_brings_its_word(app: App, browser: Any) -> None:
-    visit = Visit(browser, app.address)
+def test_a_lora_brings_its_word(filled_app: App, browser: Any) -> None:
+    visit = Visit(browser, filled_app.address)
     unfold(visit, "loras")
     row = visit.page.locator("#lora-1")
     expect(visit.page.locator("#lora-2")).to_be_hidden()
@@ -110,12 +93,12 @@ def test_a_lora_brings_its_word(app: App, browser: Any) -> None:
     visit.close()
 
 
-def test_a_picture_of_another_program_gives_its_settings(app: App, browser: Any, tmp_path: Path) -> None:
+def test_a_picture_of_another_program_gives_its_settings(filled_app: App, browser: Any, tmp_path: Path) -> None:
     words = PngInfo()
     facts = "Steps: 7, Sampler: Euler, CFG scale: 3, Seed: 55, Size: 64x64, Model: somebody's"
     words.add_text("parameters", f"theirs\nNegative prompt: blur\n{facts}")
     Image.new("RGB", (8, 8)).save(tmp_path / "theirs.png", pnginfo=words)
-    visit = Visit(browser, app.address)
+    visit = Visit(browser, filled_app.address)
     unfold(visit, "generate-more")
     visit.shows("#negative-note", "guidance is 0")
     visit.page.locator("#restore input[type=file]").set_input_files(tmp_path / "theirs.png")
@@ -130,8 +113,8 @@ def test_a_picture_of_another_program_gives_its_settings(app: App, browser: Any,
     visit.close()
 
 
-def test_from_a_picture_to_compare_and_into_two_cells(app: App, browser: Any) -> None:
-    visit = Visit(browser, app.address)
+def test_from_a_picture_to_compare_and_into_two_cells(filled_app: App, browser: Any) -> None:
+    visit = Visit(browser, filled_app.address)
     visit.page.get_by_placeholder(EN["generate.search_help"]).fill("red apple")
     expect(visit.page.locator("#gallery img")).to_have_count(4)
     visit.page.locator("#gallery img").last.click()

@@ -1,13 +1,11 @@
 """How the app looks, to whoever looks: both themes, a phone, a screen reader, a keyboard, and nothing from outside."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.app_content import fill
-from tests.browsing import App, Visit, a_browser, expect
+from tests.browsing import App, Visit, expect
 
 axe: Any = pytest.importorskip("axe_playwright_python.base", reason="needs the package axe-playwright-python")
 TABS = {  # and what tells that they are filled
@@ -23,21 +21,6 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 OF_GRADIO = {
     ("aria-prohibited-attr", "empty"): "an empty gallery is a div with a label but no role",
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with a_browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def app(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    home = tmp_path_factory.mktemp("look_home")
-    fill(home)
-    running = App(home)
-    yield running
-    running.close()
 
 
 def look_at(visit: Visit, tab: str) -> None:
@@ -62,8 +45,8 @@ def findings(visit: Visit) -> set[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_read_every_tab(app: App, browser: Any, scheme: str) -> None:
-    visit = Visit(browser, app.address)
+def test_everybody_can_read_every_tab(filled_app: App, browser: Any, scheme: str) -> None:
+    visit = Visit(browser, filled_app.address)
     visit.page.emulate_media(color_scheme=scheme)
     visit.page.evaluate(axe.AXE_SCRIPT)
     wrong: dict[str, set[str]] = {}
@@ -75,50 +58,50 @@ def test_everybody_can_read_every_tab(app: App, browser: Any, scheme: str) -> No
     visit.close()
 
 
-def test_a_phone_shows_all_of_it_without_scrolling_sideways(app: App, browser: Any) -> None:
-    visit = Visit(browser, app.address, width=390)
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(filled_app: App, browser: Any) -> None:
+    visit = Visit(browser, filled_app.address, width=390)
     for tab in TABS:
         look_at(visit, tab)
         visit.page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
     visit.close()
 
 
-def test_the_chosen_theme_stays(app: App, browser: Any) -> None:
-    visit = Visit(browser, app.address)
+def test_the_chosen_theme_stays(filled_app: App, browser: Any) -> None:
+    visit = Visit(browser, filled_app.address)
     dark = "document.body.classList.contains('dark')"
     assert not visit.page.evaluate(dark)
     visit.open("settings")
     visit.page.locator("#theme").get_by_text("Dark", exact=True).click()
     visit.page.wait_for_function(dark)
-    visit.page.goto(app.address)
+    visit.page.goto(filled_app.address)
     visit.settle()
     assert "__theme=dark" in visit.page.url
     visit.page.wait_for_function(dark)
-    visit.page.goto(f"{app.address}zh/")  # also where the front door was passed by
+    visit.page.goto(f"{filled_app.address}zh/")  # also where the front door was passed by
     visit.settle()
     visit.page.wait_for_function(dark)
     visit.open("settings", "zh")
     visit.page.locator("#theme").get_by_text("跟随系统", exact=True).click()
     visit.page.wait_for_function("!" + dark)
-    visit.page.goto(app.address)
+    visit.page.goto(filled_app.address)
     visit.settle()
     assert "__theme" not in visit.page.url and not visit.page.evaluate(dark)
     visit.close()
 
 
-def test_the_settings_tab_tells_what_is_here(app: App, browser: Any) -> None:
-    visit = Visit(browser, app.address)
+def test_the_settings_tab_tells_what_is_here(filled_app: App, browser: Any) -> None:
+    visit = Visit(browser, filled_app.address)
     visit.open("settings")
     models = visit.shows("#models", "tiny")
     expect(models).to_contain_text("comes with the app")
     expect(models).to_contain_text("own folder")
     visit.shows("#lora-files", "zxc")
     visit.shows("#licences", "Fluent Emoji")
-    visit.shows("#folders", str(app.home))
+    visit.shows("#folders", str(filled_app.home))
     visit.shows("#hardware", "Processor cores")
     visit.page.locator("#examine").click()
     report = visit.page.locator("#report textarea")
     expect(report).to_have_value(re.compile("ZIT Studio.*python", re.DOTALL))
-    assert str(app.home) not in report.input_value() and "<home folder>" in report.input_value()
+    assert str(filled_app.home) not in report.input_value() and "<home folder>" in report.input_value()
     visit.shows("#copy-report")
     visit.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browsing import App, Visit, a_browser, expect
+from tests.browsing import App, Visit, expect
 from tests.test_cache import make_dataset
 from tests.tiny import make_tiny_model
 from zit_app.core.models import FOLDERS
@@ -15,12 +15,6 @@ from zit_app.ui.text import TABLES
 
 EN, ZH = TABLES["en"], TABLES["zh"]
 MOST_TABS = 150  # presses of the tabulator before something counts as out of reach
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with a_browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

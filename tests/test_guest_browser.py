@@ -1,30 +1,14 @@
 """Sharing as two people meet it: the owner turns the switch, the guest scans the code, draws and compares."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
-
-from tests.browsing import App, Visit, a_browser, expect
+from tests.browsing import App, Visit, expect
 from tests.guest_home import answers, wait_for
 from zit_app.ui.text import TABLES
 
 EN, ZH = TABLES["en"], TABLES["zh"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with a_browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def app(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    started = App(tmp_path_factory.mktemp("sharing"))
-    yield started
-    started.close()
 
 
 class Guest(Visit):
