@@ -12,6 +12,7 @@ projection holds three modules) and, where that is exact, be written as a LowRan
 Shapes: r rank, I inputs, O outputs of a linear layer; LoKr: W1 (a, b), W2 (c, d) with O = a c, I = b d.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ Same = TypeVar("Same", bound="Change")
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(ABC):
     """A change of one weight. Tensors keep the number format of the file; ``delta`` computes in fp32."""
 
     @property
@@ -34,21 +35,21 @@ class Change:
         return names[type(self).__name__]
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight that it changes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self) -> torch.Tensor:
         """The change itself, fp32."""
-        raise NotImplementedError
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """dW x for x (..., I), in the type of x."""
         return F.linear(x, self.delta().to(x.dtype))
 
+    @abstractmethod
     def rows(self: Same, start: int, stop: int) -> Same:
         """The change of the weight's rows ``start … stop``."""
-        raise NotImplementedError
 
     @property
     def rank(self) -> int:
