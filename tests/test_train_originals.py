@@ -16,7 +16,8 @@ from zit_app.core.models import find_model
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.train_settings import AcrfSettings, DatasetSettings, TrainSettings
-from zit_app.engine.cache import build_cache, picture_tensor
+from zit_app.engine.cache import build_cache
+from zit_app.engine.encoding import picture_tensor
 from zit_app.engine.originals import find_masks, fitted_lab, pictures_of
 from zit_app.engine.train import resume
 

@@ -21,7 +21,8 @@ from zit_app.data.formats import EXTENSIONS, open_picture
 from zit_app.data.index import Picture
 from zit_app.data.options import read_options
 from zit_app.data.pictures import scan_dataset
-from zit_app.engine.cache import Cache, Sample, picture_tensor
+from zit_app.engine.cache import Cache, Sample
+from zit_app.engine.encoding import picture_tensor
 from zit_app.flow.lab import fit_lab
 from zit_app.model.draw import PIXELS_PER_LATENT
 

@@ -1,0 +1,204 @@
+"""The two halves of a dataset's cache: which captions and pictures lack their tensors, why, and the encoding of those.
+
+Batches by bucket; pictures are decoded on threads ahead of the card; a batch that is done stays done.
+"""
+
+import contextlib
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zit_app.core.progress import Progress
+from zit_app.data import index
+from zit_app.data.formats import Size, load_picture
+from zit_app.data.index import Parts, Picture
+from zit_app.data.pictures import DatasetScan
+from zit_app.model.cache_files import write_latents, write_text
+from zit_app.model.latents import encode_pictures
+from zit_app.model.loading import default_device, default_dtype, load_text_encoder, load_vae
+from zit_app.model.text import encode_prompts
+
+AUTO_PIXELS, AUTO_MOST = 1 << 20, 16  # of a batch whose size is not given: a megapixel, and pictures or captions
+DECODERS, AHEAD = min(4, os.cpu_count() or 1), 2  # threads that decode pictures, and batches they are ahead
+REASONS = {
+    "new": "new",
+    "lost": "its file is gone or damaged",
+    "picture": "the picture changed",
+    "bucket": "another size",
+    "crop": "another crop",
+    "mirrored": "mirroring",
+    "background": "another background",
+    "vae": "another VAE",
+    "caption": "the caption changed",
+    "encoder": "another text encoder",
+    "limit": "another token limit",
+    "format": "another number format",
+}
+
+
+@dataclass
+class Part:
+    """One half of a cache: what each picture's tensor depends on, and what of it was built or is lacking still."""
+
+    parts: dict[str, list[Parts]] = field(default_factory=dict)  # by picture name, in the order of its tensors
+    prints: dict[str, str] = field(default_factory=dict)  # by caption
+    ordered: list[str] = field(default_factory=list)  # fingerprints, one a picture (and one a mirror image)
+    built: int = 0
+    lacking: set[str] = field(default_factory=set)
+
+
+def build_texts(
+    scan: DatasetScan,
+    told: list[tuple[str, ...]],
+    before: dict[str, dict[str, Any]],
+    model: Path,
+    batch_size: int,
+    max_length: int,
+    progress: Progress,
+) -> Part:
+    """Features of every caption and of the empty prompt; a caption that occurs twice is encoded once."""
+    device = default_device()
+    dtype = default_dtype(device)
+    encoder_print = index.component_fingerprint(model / "text_encoder", model / "tokenizer")
+    part = Part()
+    wanted: dict[str, str] = {}
+    for name, texts in [*zip((item.name for item in scan.items), told, strict=True), ("", ("",))]:
+        parts = [index.text_parts(text, encoder_print, max_length, str(dtype)) for text in texts]
+        part.prints |= zip(texts, map(index.fingerprint, parts), strict=True)
+        if name:
+            part.parts[name] = parts
+    wanted = {key: text for text, key in part.prints.items()}
+    part.lacking = _lacking(wanted, lambda key: index.text_path(scan.folder, key), progress)
+    if not part.lacking:
+        return part
+    _tell_why("captions", part, {name: entry["texts"] for name, entry in before.items()}, progress)
+    progress.stage(f"Encoding {len(part.lacking)} captions")
+    tokenizer, encoder = load_text_encoder(model, device, dtype)
+
+    def encode(batch: list[str]) -> None:
+        features = encode_prompts(tokenizer, encoder, [wanted[key] for key in batch], max_length)
+        for key, features_LD in zip(batch, features, strict=True):
+            write_text(index.text_path(scan.folder, key), key, features_LD)
+
+    by_length = sorted(part.lacking, key=lambda key: (len(wanted[key]), key))  # neighbours pad each other little
+    for batch in _counted(_batches(by_length, batch_size or AUTO_MOST), part, progress):
+        encode(batch)
+    return part
+
+
+def build_latents(
+    scan: DatasetScan,
+    pictures: list[Picture],
+    before: dict[str, dict[str, Any]],
+    model: Path,
+    batch_size: int,
+    progress: Progress,
+) -> Part:
+    """The same for the pictures. In float32 everywhere: computed once, trained on for hours."""
+    part = Part()
+    wanted: dict[str, Picture] = {}
+    for picture in pictures:
+        parts = picture.parts()
+        part.parts.setdefault(picture.item.name, []).append(parts)
+        part.ordered.append(index.fingerprint(parts))
+        wanted[part.ordered[-1]] = picture
+    part.lacking = _lacking(wanted, lambda key: index.latents_path(scan.folder, key), progress)
+    if not part.lacking:
+        return part
+    _tell_why("pictures", part, {name: entry["latents"] for name, entry in before.items()}, progress)
+    progress.stage(f"Encoding {len(part.lacking)} pictures")
+    # Convolutions on pictures with channels last take two thirds of the time on a processor, and no more on a card.
+    vae = load_vae(model, default_device(), torch.float32)
+    vae.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # diffusers hides its parameters
+    by_size: dict[Size, list[str]] = {}
+    for key, picture in wanted.items():
+        if key in part.lacking:
+            by_size.setdefault(picture.crop.size, []).append(key)
+    batches = [
+        batch
+        for size, keys in by_size.items()
+        for batch in _batches(keys, batch_size or max(1, min(AUTO_MOST, AUTO_PIXELS // math.prod(size))))
+    ]
+    decoded = _decoded(batches, lambda key: picture_tensor(wanted[key]))
+    with contextlib.closing(decoded):
+        for batch, x_B3HW in zip(_counted(batches, part, progress), decoded, strict=False):
+            for key, mean_CHW, logvar_CHW in zip(batch, *encode_pictures(vae, x_B3HW), strict=True):
+                write_latents(index.latents_path(scan.folder, key), key, mean_CHW, logvar_CHW)
+    return part
+
+
+def picture_tensor(picture: Picture) -> Tensor:
+    """The part of the picture that is trained, (3, H, W) float32 in -1 … 1."""
+    crop, background = picture.crop, picture.background or "white"
+    image = load_picture(picture.item.path, crop.size, crop.box, background, picture.mirrored)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, 3).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _lacking(keys: Iterable[str], path_of: Callable[[str], Path], progress: Progress) -> set[str]:
+    """The keys without a usable file: not cached yet, or damaged, which is said."""
+    lacking = set()
+    for key in keys:
+        path = path_of(key)
+        if not index.whole(path, key):
+            lacking.add(key)
+            if path.exists():
+                progress.note(f"The cached file {path} is damaged. It is built again.")
+    return lacking
+
+
+def _tell_why(what: str, part: Part, before: dict[str, list[Parts]], progress: Progress) -> None:
+    """Say how many are to be encoded for which reason, with a few names."""
+    names: dict[str, list[str]] = {}
+    for name, wanted in part.parts.items():
+        earlier = before.get(name, [])
+        for i, parts in enumerate(wanted):
+            if index.fingerprint(parts) in part.lacking:
+                changed = index.why(earlier[i] if i < len(earlier) else None, parts) or ["lost"]
+                names.setdefault(" and ".join(REASONS[one] for one in changed), []).append(name)
+    for reason, of in names.items():
+        more = f" and {len(of) - 3} more" if len(of) > 3 else ""
+        progress.note(f"{len(of)} {what}: {reason} ({', '.join(of[:3])}{more})")
+
+
+def _batches(keys: list[str], size: int) -> list[list[str]]:
+    return [keys[at : at + size] for at in range(0, len(keys), size)]
+
+
+def _counted(batches: list[list[str]], part: Part, progress: Progress) -> Iterator[list[str]]:
+    """Batch after batch until asked to stop; a batch counts as built when the next one is asked for."""
+    total = sum(map(len, batches))
+    for batch in batches:
+        if progress.stop_requested():
+            return
+        yield batch
+        part.lacking -= set(batch)
+        part.built += len(batch)
+        progress.step(part.built, total)
+
+
+def _decoded(batches: list[list[str]], load: Callable[[str], Tensor]) -> Generator[Tensor, None, None]:
+    """The pictures of each batch, (B, 3, H, W), decoded on threads while the card works on the batch before."""
+    waiting: deque[list[Future[Tensor]]] = deque()
+    pool = ThreadPoolExecutor(DECODERS)
+    try:
+        for batch in batches:
+            waiting.append([pool.submit(load, key) for key in batch])
+            if len(waiting) > AHEAD:
+                yield _stacked(waiting.popleft())
+        while waiting:
+            yield _stacked(waiting.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _stacked(pictures: list[Future[Tensor]]) -> Tensor:
+    return torch.stack([one.result() for one in pictures]).contiguous(memory_format=torch.channels_last)
