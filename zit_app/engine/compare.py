@@ -42,10 +42,10 @@ def compare(settings: CompareSettings, run: Run, progress: Progress, warm: Warm 
     warm = warm or Warm()
     with run.working():
         for variant in settings.variants:  # all of them first: nobody wants to hear of the last one after an hour
-            _planned(settings, variant)
+            plan_variant(settings, variant)
         for number, variant in enumerate(settings.variants):
             progress.note(f"{variant.name} ({number + 1} of {len(settings.variants)})")
-            if not _draw_variant(settings, variant, run, progress, warm):
+            if not draw_variant(settings, variant, run, progress, warm):
                 run.write_status("stopped", message=f"Stopped in {variant.name}; the cells that are there stay.")
                 return None
         progress.stage("Measuring")
@@ -61,7 +61,7 @@ def cell_path(folder: Path, variant: str, prompt: int, seed: int) -> Path:
     return folder / "cells" / variant / f"{prompt:02d}_{seed}.png"
 
 
-def _planned(settings: CompareSettings, variant: Variant) -> tuple[Any, GenerateSettings, Path, Any]:
+def plan_variant(settings: CompareSettings, variant: Variant) -> tuple[Any, GenerateSettings, Path, Any]:
     """Plan, settings, model folder and adapters of a variant."""
     folder = find_model(variant.model or settings.model)
     own = GenerateSettings(
@@ -77,9 +77,9 @@ def _planned(settings: CompareSettings, variant: Variant) -> tuple[Any, Generate
     return plan, own, folder, read_adapters(own)
 
 
-def _draw_variant(settings: CompareSettings, variant: Variant, run: Run, progress: Progress, warm: Warm) -> bool:
+def draw_variant(settings: CompareSettings, variant: Variant, run: Run, progress: Progress, warm: Warm) -> bool:
     """Draw the missing cells of one variant; false when asked to stop on the way."""
-    plan, own, folder, adapters = _planned(settings, variant)
+    plan, own, folder, adapters = plan_variant(settings, variant)
     cells = [
         ((prompt, seed), cell_path(run.folder, variant.name, number, seed))
         for number, prompt in enumerate(settings.prompts)
@@ -99,7 +99,7 @@ def _measure(settings: CompareSettings, variant: str, folder: Path) -> dict[str,
     rows: list[dict[str, Any]] = []
     for number, prompt in enumerate(settings.prompts):
         files = [cell_path(folder, variant, number, seed) for seed in settings.seeds]
-        x_S3HW = torch.stack([_pixels(file) for file in files])
+        x_S3HW = torch.stack([read_pixels(file) for file in files])
         rows.append(
             {
                 "prompt": prompt,
@@ -111,7 +111,7 @@ def _measure(settings: CompareSettings, variant: str, folder: Path) -> dict[str,
     return {**means, "prompts": rows}
 
 
-def _pixels(file: Path) -> torch.Tensor:
+def read_pixels(file: Path) -> torch.Tensor:
     """A picture as (3, H, W) in 0 … 1."""
     with Image.open(file) as picture:
         rgb = picture.convert("RGB")

@@ -47,6 +47,7 @@ TABLE = {
     "kind.generate": "Pictures",
     "kind.cache": "Cache",
     "kind.compare": "Comparison",
+    "kind.eval": "Evaluation",
     "kind.guest": "Guest",
     "run.step": "step {step} of {total}",
     "run.speed": "{seconds} s a step",

@@ -45,6 +45,7 @@ TABLE = {
     "kind.generate": "图片",
     "kind.cache": "缓存",
     "kind.compare": "对比",
+    "kind.eval": "评测",
     "kind.guest": "访客",
     "run.step": "第 {step} 步，共 {total} 步",
     "run.speed": "每步 {seconds} 秒",

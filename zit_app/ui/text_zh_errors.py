@@ -332,6 +332,23 @@ ERRORS = {
     ),
     "TensorBoard is not installed.": "未安装 TensorBoard。",
     "Install it with: uv pip install tensorboard, or use none.": "请安装：uv pip install tensorboard，或选择 none。",
+    # evaluations
+    "One prompt tells nothing about others.": "一条提示词说明不了其他提示词。",
+    "Give at least two prompts.": "请至少提供两条提示词。",
+    "The distance to real pictures needs the eyes of a CLIP.": "计算与真实图片的距离需要 CLIP。",
+    "Give its folder with --clip, or no references.": "请提供 CLIP 的文件夹，或不用参考图片。",
+    "{} is no evaluation.": "{0} 不是评测任务。",
+    "Give the folder of one.": "请提供评测任务的文件夹。",
+    "{} holds no CLIP or SigLIP.": "{0} 中没有 CLIP 或 SigLIP。",
+    "Give the folder of one, with config.json in it.": "请提供其文件夹，其中应有 config.json。",
+    "{} cannot be loaded as a {} model ({}).": "{0} 无法作为 {1} 模型加载（{2}）。",
+    "Get its whole folder: weights in safetensors, tokenizer and preprocessor_config.json.": (
+        "请获取完整的文件夹：safetensors 权重、分词器和 preprocessor_config.json。"
+    ),
+    "{} cannot be read as a picture.": "{0} 无法作为图片读取。",
+    "Remove it or save it anew.": "请删除它或重新保存。",
+    "{} holds fewer than two pictures.": "{0} 中的图片不足两张。",
+    "Give a folder of real pictures.": "请提供真实图片的文件夹。",
     # downloads
     "{} is no address.": "{0} 不是网址。",
     "Write such as https://mirror.example.": "请写成 https://mirror.example 这样。",
