@@ -18,6 +18,7 @@ ELSEWHERE = (
     "engine/pocket/",
     "model/adapter_merging.py",
     "model/adapter_writing.py",
+    "service/hub_adapters.py",
     "service/serving.py",
     "service/setup.py",
     "service/torch_source.py",

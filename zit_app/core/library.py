@@ -10,6 +10,7 @@ from zit_app.core.run import Run
 
 TRAINED = "adapter.safetensors"  # in the folder of a training
 PEFT = "adapter_model.safetensors"  # in a folder that PEFT wrote
+DIFFUSERS = "pytorch_lora_weights.safetensors"  # what diffusers calls every adapter
 
 
 def shelves() -> list[Path]:
@@ -19,10 +20,12 @@ def shelves() -> list[Path]:
 
 
 def adapter_name(file: Path) -> str:
-    """What an adapter of the library is called: the name of its training, else its file's, a PEFT folder's."""
+    """What an adapter of the library is called: the name of its training, else its file's; where the file has a name
+    that says nothing, its folder's.
+    """
     if file.name == TRAINED:
         return str(Run(file.parent).status().get("name") or file.parent.name)
-    return file.parent.name if file.name == PEFT else file.stem
+    return file.parent.name if file.name in (PEFT, DIFFUSERS) else file.stem
 
 
 def trigger_of(metadata: Mapping[str, str]) -> str:
