@@ -52,17 +52,17 @@ def test_shapes_keep_the_area_of_the_model_in_steps_of_16(tiny_model: Path) -> N
         width, height = size_of(str(tiny_model), aspect)
         assert width % 16 == height % 16 == 0
         assert width / height == pytest.approx(ratio, abs=0.05)
-        assert pixels_of(str(tiny_model), aspect, 0, 0) == (width, height)
-    assert pixels_of(str(tiny_model), "square", 0, 96) == (1024, 96)
+        assert pixels_of(str(tiny_model), aspect, 1, 0, 0) == (width, height)
+    assert pixels_of(str(tiny_model), "square", 1, 0, 96) == (1024, 96)
 
 
 def test_a_restored_picture_shows_only_what_differs_from_the_model(tiny_model: Path) -> None:
     plain = [3 * u / (1 + 2 * u) for u in (1 - i / 8 for i in range(8))]
     settings = GenerateSettings(prompts=("x",), steps=8, width=1024, height=1024, sigmas=tuple(plain))
-    aspect, shown = without_defaults(settings, str(tiny_model))
+    aspect, side, shown = without_defaults(settings, str(tiny_model))
     assert (aspect, shown.sigmas, shown.width, shown.height) == ("square", (), 0, 0)
     own = GenerateSettings(prompts=("x",), steps=2, width=96, height=64, sigmas=(1.0, 0.5))
-    assert without_defaults(own, str(tiny_model)) == ("square", own)
+    assert without_defaults(own, str(tiny_model)) == ("square", 1, own)
 
 
 def test_empty_rows_of_the_stack_are_no_loras() -> None:

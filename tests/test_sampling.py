@@ -15,7 +15,8 @@ from zit_app.core.errors import ZitError
 from zit_app.core.generate_settings import SOLVERS, GenerateSettings
 from zit_app.core.models import BASE, TURBO, Limits
 from zit_app.data.recipe import read_recipe
-from zit_app.engine.generate import generate, make_plan
+from zit_app.engine.generate import generate
+from zit_app.engine.plan import make_plan
 from zit_app.engine.source_picture import open_source, source_tensor
 from zit_app.flow.schedule import nodes, redrawing, unshifted
 from zit_app.model.draw import noise_for, starting_point

@@ -4,11 +4,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from zit_app.core.attention import BACK_ENDS
 from zit_app.core.errors import ZitError
 from zit_app.core.settings import from_mapping, parse_toml, setting, to_toml
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "fp8", "nf4", "int8-quanto", "fp8-quanto")
 SOLVERS = ("euler", "heun", "dpm++2m")
+ATTENTION = ("auto", *BACK_ENDS)
 
 _LORA = re.compile(r"(?P<file>.+?)(?:@(?P<weight>[-+]?\d*\.?\d+)(?:@(?P<first>\d+)-(?P<last>\d+))?)?")
 
@@ -43,6 +45,17 @@ class GenerateSettings:
     solver: str = setting("euler", "How steps are taken; heun asks the model twice a step", choices=SOLVERS)
     image: str = setting("", "Picture to start from; empty = from noise alone")
     strength: float = setting(0.75, "With a picture: the share of the steps that redraw it", minimum=0.05, maximum=1.0)
+    mask: str = setting("", "With a picture: another one of its shape, white where it is redrawn; empty = everywhere")
+    mask_blur: int = setting(8, "Soft edge of the mask, inwards", unit="pixels", minimum=0, maximum=256)
+    larger: float = setting(1.0, "Draw the picture again so many times larger; 1 = no", minimum=1.0, maximum=4.0)
+    larger_strength: float = setting(
+        0.4, "When drawn larger: the share of the steps that redraw it", minimum=0.05, maximum=1.0
+    )
+    larger_steps: int = setting(
+        0, "When drawn larger: denoising steps; 0 = as from a picture, of which its strength takes a share",
+        minimum=0, maximum=200,
+    )  # fmt: skip
+    attention: str = setting("auto", "How attention is computed; auto = the fastest exact way", choices=ATTENTION)
     precision: str = setting(
         "auto",
         "Number format; auto = bf16 on a card, fp32 without; int8 and fp8 halve the model's memory, nf4 quarters it",
@@ -89,7 +102,8 @@ def parse_lora(text: str) -> LoraUse:
     first, last = int(match["first"] or 1), int(match["last"] or 0)
     if first < 1 or (match["last"] and last < first):
         raise ZitError(f"{text!r}: steps {first}-{last} are no range.", "Steps count from 1; write FIRST-LAST.")
-    return LoraUse(match["file"], float(match["weight"] or 1.0), first, last)
+    given = {"file": match["file"], "weight": float(match["weight"] or 1.0), "first": first, "last": last}
+    return from_mapping(LoraUse, given, text)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -104,3 +118,8 @@ def parse_size(text: str) -> tuple[int, int]:
             f"Try {max(16, round(width / 16) * 16)}x{max(16, round(height / 16) * 16)}.",
         )
     return width, height
+
+
+def enlarged(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Width and height so many times larger, as multiples of 16."""
+    return round(size[0] * factor / 16) * 16, round(size[1] * factor / 16) * 16

@@ -21,6 +21,11 @@ def models() -> Path:
     return home() / "models"
 
 
+def captioners() -> Path:
+    """Folders of models that describe pictures, one a model."""
+    return home() / "captioners"
+
+
 def runs(kind: str) -> Path:
     """The run folders of one kind (`train`, `generate`, …)."""
     return home() / "runs" / kind
@@ -34,6 +39,11 @@ def guest_runs() -> Path:
 def inputs() -> Path:
     """Copies of the pictures that pictures started from, named by their hash."""
     return home() / "inputs"
+
+
+def wildcards() -> Path:
+    """Text files of which prompts take a line, `NAME.txt`."""
+    return home() / "wildcards"
 
 
 def assets() -> Path:

@@ -5,6 +5,7 @@ Everything that shows or reads a setting (presets, command line, app, run folder
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,8 +90,10 @@ def checked(info: FieldInfo, value: Any, where: str) -> Any:
         result = _coerce(info.type, value, f"{where} {info.name}")
     except (TypeError, ValueError) as error:
         raise ZitError(f"{shown} is not {error}.", f"{info.help}.") from error
-    out_of_range = (info.minimum is not None and result < info.minimum) or (
-        info.maximum is not None and result > info.maximum
+    out_of_range = (
+        (info.minimum is not None and result < info.minimum)
+        or (info.maximum is not None and result > info.maximum)
+        or (isinstance(result, float) and not math.isfinite(result))
     )
     if out_of_range or (info.choices and result not in info.choices):
         raise ZitError(f"{shown} is not allowed.", f"Allowed: {info.range}.")

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from zit_app.core.errors import ZitError
 from zit_app.core.files import replacing
+from zit_app.core.generate_settings import enlarged
 
 _SAMPLERS = {"euler": "Euler", "heun": "Heun", "dpm++2m": "DPM++ 2M"}  # as A1111 calls them
 
@@ -54,6 +55,19 @@ class Recipe:
     image: str = ""  # name of the picture it started from
     image_sha256: str = ""
     strength: float = 0.75  # counts only with a picture
+    template: str = ""  # the prompt as it was written, where choices of the seed made `prompt` of it
+    mask: str = ""  # name of its mask
+    mask_sha256: str = ""
+    mask_blur: int = 8  # counts only with a mask
+    larger: float = 1.0  # the second pass drew it so many times larger than width and height
+    larger_strength: float = 0.4  # counts only with a second pass
+    larger_steps: int = 0  # before the strength took its share
+    attention: str = "native"
+
+    @property
+    def drawn_size(self) -> tuple[int, int]:
+        """Width and height of the picture itself."""
+        return enlarged((self.width, self.height), self.larger)
 
     def parameters(self) -> str:
         """The recipe as A1111 writes it."""
@@ -71,6 +85,14 @@ class Recipe:
         ]
         if self.image:
             facts.append(f"Denoising strength: {self.strength:g}")
+        elif self.larger > 1:
+            facts.append(f"Denoising strength: {self.larger_strength:g}")
+        if self.mask:
+            facts.append(f"Mask blur: {self.mask_blur}")
+        if self.larger > 1:
+            facts.append(f"Hires upscale: {self.larger:g}, Hires steps: {self.larger_steps}, Hires upscaler: Lanczos")
+        if self.template:
+            facts.append(f"Template: {json.dumps(self.template, ensure_ascii=False)}")
         if self.loras:
             hashes = ", ".join(f"{Path(lora.name).stem}: {lora.sha256[:12]}" for lora in self.loras)
             facts.append(f'Lora hashes: "{hashes}"')

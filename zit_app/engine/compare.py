@@ -21,7 +21,8 @@ from zit_app.core.files import replacing, write_json
 from zit_app.core.generate_settings import GenerateSettings
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
-from zit_app.engine.generate import draw, make_plan, read_adapters
+from zit_app.engine.generate import draw, read_adapters
+from zit_app.engine.plan import make_plan, shots_of
 from zit_app.engine.warm import Warm
 from zit_app.flow.diversity import mean_pairwise_distance, pixel_deviation
 from zit_app.model.loading import default_device, find_model, read_flavour, read_limits
@@ -81,9 +82,9 @@ def draw_variant(settings: CompareSettings, variant: Variant, run: Run, progress
     """Draw the missing cells of one variant; false when asked to stop on the way."""
     plan, own, folder, adapters = plan_variant(settings, variant)
     cells = [
-        ((prompt, seed), cell_path(run.folder, variant.name, number, seed))
+        (shot, cell_path(run.folder, variant.name, number, shot.seed))
         for number, prompt in enumerate(settings.prompts)
-        for seed in settings.seeds
+        for shot in shots_of([prompt], settings.seeds)
     ]
     missing = [cell for cell in cells if not cell[1].is_file()]
     if not missing:

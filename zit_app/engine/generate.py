@@ -1,8 +1,11 @@
-"""Draw pictures: read the prompts, free the text encoder, denoise, decode, write PNGs with their recipes."""
+"""Draw pictures: read the prompts, free the text encoder, denoise, decode, write PNGs with their recipes.
 
+Shapes: B pictures, H W pixels.
+"""
+
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -14,67 +17,24 @@ from zit_app.core.errors import ZitError
 from zit_app.core.files import sha256_of
 from zit_app.core.generate_settings import GenerateJob, GenerateSettings, generate_toml
 from zit_app.core.library import adapter_name, find_adapter
+from zit_app.core.memory import Request
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.data.index import component_fingerprint
 from zit_app.data.recipe import LoraRecipe, Recipe, picture_paths, save_png
-from zit_app.engine.source_picture import keep_source, natural_size, open_source, source_tensor
+from zit_app.engine.plan import Plan, Shot, make_plan, note_idle
+from zit_app.engine.source_picture import keep_source, mask_tensor, put_back, source_tensor
 from zit_app.engine.step_preview import StepPreview
 from zit_app.engine.warm import Warm
-from zit_app.flow.schedule import nodes, redrawing
 from zit_app.flow.solvers import SOLVERS, StepCallback
 from zit_app.model.adapter_files import Adapter, read_adapter
 from zit_app.model.adapter_stack import AdapterStack, apply_adapters
+from zit_app.model.attention import attention
 from zit_app.model.draw import draw_latents, starting_point
 from zit_app.model.latents import decode_latents, encode_pictures, normalise
-from zit_app.model.loading import (
-    Flavour,
-    Limits,
-    default_device,
-    default_dtype,
-    find_model,
-    read_flavour,
-    read_limits,
-)
-from zit_app.model.precision import Formats, formats
+from zit_app.model.loading import default_device, find_model, read_flavour, read_limits
 
 AdapterUse = tuple[Adapter, float, int, int]  # weight, first step, last step
-PICTURE_STEPS = 12  # from a picture, at least: strength 0.75 leaves 9 of them (the documents' default)
-TOKENS_A_BATCH, PICTURES_A_BATCH = 4096, 16  # one picture of 1024² is 4096 tokens; small ones are drawn together
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Settings with the model's own values filled in: ``shots`` are (prompt, seed), one a picture, in order."""
-
-    shots: tuple[tuple[str, int], ...]
-    negative_prompt: str
-    size: tuple[int, int]
-    sigmas: torch.Tensor  # before a picture's strength takes its share
-    guidance: float
-    formats: Formats
-    max_length: int
-    solver: str
-    source: Image.Image | None  # the picture to start from
-    strength: float
-
-    @property
-    def visited(self) -> torch.Tensor:
-        """The nodes that are denoised at."""
-        return self.sigmas if self.source is None else redrawing(self.sigmas, self.strength)
-
-    @property
-    def prompts(self) -> list[str]:
-        """Every text that is to be encoded, once."""
-        negative = [self.negative_prompt] if self.guidance > 0 else []
-        return list(dict.fromkeys([prompt for prompt, _ in self.shots] + negative))
-
-    @property
-    def batches(self) -> list[range]:
-        """Which shots are drawn together."""
-        tokens = self.size[0] * self.size[1] // 256
-        count = max(1, min(PICTURES_A_BATCH, TOKENS_A_BATCH // tokens))
-        return [range(i, min(i + count, len(self.shots))) for i in range(0, len(self.shots), count)]
 
 
 def generate(
@@ -100,11 +60,8 @@ def generate(
         progress.run = Run.create("generate", settings.prompts[0], generate_toml(settings, job))
     run = progress.run
     with run.working():
-        if settings.negative_prompt and plan.guidance == 0:
-            progress.note("The negative prompt does nothing: guidance is 0.")
-        if plan.source is None and settings.strength != GenerateSettings().strength:
-            progress.note("The strength does nothing: there is no picture to start from.")
-        paths = picture_paths(out or run.folder, [seed for _, seed in plan.shots])
+        note_idle(settings, plan, progress)
+        paths = picture_paths(out or run.folder, [shot.seed for shot in plan.shots])
         saved = draw(plan, settings, folder, adapters, paths, progress, warm or Warm())
         run.write_status("done" if saved == len(paths) else "stopped", pictures=[str(p) for p in paths[:saved]])
     return paths[:saved]
@@ -125,54 +82,26 @@ def draw(
     warm: Warm,
 ) -> int:
     """Draw the shots of a plan to their paths; returns how many were saved, fewer when asked to stop."""
+    warm.arrange(folder, plan.formats, _request(plan, adapters), progress)
     caps = warm.features(folder, plan.formats, plan.prompts, plan.max_length, progress)
     transformer, vae = warm.drawing(folder, plan.formats, progress)
     stack = apply_adapters(transformer, adapters)
     try:
         _report_adapters(stack, progress)
         recipes = _recipes(settings, plan, folder)
-        return _draw(plan, caps, transformer, vae, stack, recipes, paths, progress, warm.colours())
+        easel = _Easel(plan, caps, transformer, vae, stack, progress, warm.colours())
+        with attention(plan.attention):
+            return _draw(easel, recipes, paths)
     finally:
         stack.remove()
 
 
-def make_plan(settings: GenerateSettings, flavour: Flavour, limits: Limits, device: torch.device) -> Plan:
-    """Fill in the model's own values and check what only the whole can tell. Raises ZitError."""
-    if not settings.prompts:
-        raise ZitError("There is no prompt.", "Give one with --prompt or --prompts.")
-    source = open_source(Path(settings.image)) if settings.image else None
-    natural = natural_size(source, flavour, limits) if source else (flavour.pixels, flavour.pixels)
-    size = (settings.width or natural[0], settings.height or natural[1])
-    if size[0] % 16 or size[1] % 16:
-        raise ZitError(f"{size[0]}x{size[1]}: sides must be multiples of 16.", "Choose multiples of 16.")
-    if size[0] > limits.width or size[1] > limits.height:
-        raise ZitError(
-            f"{size[0]}x{size[1]} is larger than this model can draw.", f"Stay within {limits.width}x{limits.height}."
-        )
-    given = torch.tensor(settings.sigmas, dtype=torch.float64)
-    own_steps = max(flavour.steps, PICTURE_STEPS) if source else flavour.steps
-    sigmas = given if settings.sigmas else nodes(settings.steps or own_steps, flavour.shift)
-    if not (sigmas.max() <= 1 and sigmas.min() > 0 and (sigmas.diff() < 0).all()):
-        raise ZitError("The sigmas must fall from at most 1 to above 0.", "Write such as 1,0.9,0.75,0.5,0.3.")
-    if settings.sigmas and settings.steps not in (0, len(settings.sigmas)):
-        raise ZitError(f"{len(settings.sigmas)} sigmas are not {settings.steps} steps.", "Give only one of the two.")
-    plan = Plan(
-        shots=tuple(product(settings.prompts, range(settings.seed, settings.seed + settings.count))),
-        negative_prompt=settings.negative_prompt,
-        size=size,
-        sigmas=sigmas,
-        guidance=flavour.guidance if settings.guidance < 0 else settings.guidance,
-        formats=formats(settings.precision, settings.text_precision, device, default_dtype(device)),
-        max_length=min(settings.max_sequence_length, limits.tokens),
-        solver=settings.solver,
-        source=source,
-        strength=settings.strength,
-    )
-    steps = len(plan.visited)
-    for use in settings.loras:
-        if use.first > steps:
-            raise ZitError(f"{use.file} begins at step {use.first} of {steps}.", "Let it begin earlier.")
-    return plan
+def _request(plan: Plan, adapters: Sequence[AdapterUse]) -> Request:
+    """What the memory is planned for: the larger of two passes, the longest prompt."""
+    width, height = plan.larger.size if plan.larger else plan.size
+    together = max((len(batch) for batch in plan.batches), default=1)
+    size = sum(adapter.path.stat().st_size for adapter, *_ in adapters)
+    return Request(width, height, together, plan.guidance > 0, plan.max_length, size)
 
 
 def _check_out(out: Path | None, plan: Plan) -> None:
@@ -197,13 +126,15 @@ def _recipes(settings: GenerateSettings, plan: Plan, folder: Path) -> list[Recip
         for use, file in ((use, find_adapter(use.file)) for use in settings.loras)
     )
     model_hash = component_fingerprint(folder / "transformer")
-    image = Path(settings.image)
-    image_sha256 = keep_source(image) if settings.image else ""
+    image, mask = Path(settings.image), Path(settings.mask)
+    image_sha256 = keep_source(image) if plan.source else ""
+    mask_sha256 = keep_source(mask) if plan.mask else ""
     return [
         Recipe(
-            prompt=prompt,
+            prompt=shot.prompt,
+            template=shot.template,
             negative_prompt=settings.negative_prompt,
-            seed=seed,
+            seed=shot.seed,
             steps=len(plan.sigmas),
             guidance=plan.guidance,
             sigmas=tuple(round(sigma, 9) for sigma in plan.sigmas.tolist()),
@@ -219,52 +150,94 @@ def _recipes(settings: GenerateSettings, plan: Plan, folder: Path) -> list[Recip
             image=image.name,
             image_sha256=image_sha256,
             strength=plan.strength,
+            mask=mask.name,
+            mask_sha256=mask_sha256,
+            mask_blur=plan.mask_blur,
+            larger=settings.larger,
+            larger_strength=settings.larger_strength,
+            larger_steps=plan.larger.steps if plan.larger else 0,
+            attention=plan.attention,
         )
-        for prompt, seed in plan.shots
+        for shot in plan.shots
     ]
 
 
-def _draw(
-    plan: Plan,
-    caps: dict[str, torch.Tensor],
-    transformer: ZImageTransformer2DModel,
-    vae: AutoencoderKL,
-    stack: AdapterStack,
-    recipes: Sequence[Recipe],
-    paths: Sequence[Path],
-    progress: Progress,
-    colours: torch.Tensor,
-) -> int:
-    """Denoise and decode batch by batch, each written at once; returns how many pictures there are."""
-    picture = None
-    if plan.source is not None:
-        picture = normalise(vae, encode_pictures(vae, source_tensor(plan.source, plan.size))[0])[0]
-    sigmas = plan.visited
-    steps = len(sigmas)
-    total = steps * len(plan.batches)
-    progress.stage(f"Drawing {len(paths)} picture{'s' if len(paths) > 1 else ''}")
-    for number, batch in enumerate(plan.batches):
-        shots = [plan.shots[i] for i in batch]
-        seeds = [seed for _, seed in shots]
-        start = starting_point(seeds, transformer.in_channels, plan.size, sigmas, picture)
-        preview = StepPreview(progress.run.folder, colours, start, sigmas) if progress.run else None
+@dataclass
+class _Easel:
+    """What is the same for every batch, and how many steps are behind."""
+
+    plan: Plan
+    caps: dict[str, torch.Tensor]
+    transformer: ZImageTransformer2DModel
+    vae: AutoencoderKL
+    stack: AdapterStack
+    progress: Progress
+    colours: torch.Tensor
+    done: int = 0
+
+    def draw(
+        self,
+        shots: Sequence[Shot],
+        size: tuple[int, int],
+        sigmas: torch.Tensor,
+        pictures: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """Pictures, uint8 (B, H, W, 3), from noise or from ``pictures``' latents; None when asked to stop."""
+        plan, seeds, begun = self.plan, [shot.seed for shot in shots], time.perf_counter()
+        start = starting_point(seeds, self.transformer.in_channels, size, sigmas, pictures)
+        run = self.progress.run
+        preview = StepPreview(run.folder, self.colours, start, sigmas) if run else None
         latents = draw_latents(
-            transformer,
-            [caps[prompt] for prompt, _ in shots],
-            [caps[plan.negative_prompt] for _ in shots] if plan.guidance > 0 else [],
+            self.transformer,
+            [self.caps[shot.prompt] for shot in shots],
+            [self.caps[plan.negative_prompt] for _ in shots] if plan.guidance > 0 else [],
             seeds,
-            plan.size,
+            size,
             sigmas,
             plan.guidance,
-            _after_step(progress, number * steps, total, preview),
-            stack,
+            _after_step(self.progress, self.done, plan.steps * len(plan.batches), preview),
+            self.stack,
             SOLVERS[plan.solver],
-            picture,
+            pictures,
+            mask,
         )
-        if progress.stop_requested():
+        self.done += len(sigmas)
+        if self.progress.stop_requested():
+            return None
+        drawn = decode_latents(self.vae, latents)
+        if run:  # what `zit plan` tells times from
+            passes = len(sigmas) * (2 if plan.guidance > 0 else 1) * (2 if plan.solver == "heun" else 1)
+            facts = {"pictures": len(shots), "width": size[0], "height": size[1], "passes": passes}
+            run.append_metrics(step=self.done, **facts, seconds=time.perf_counter() - begun)
+        return drawn
+
+    def encode(self, pictures: Sequence[Image.Image], size: tuple[int, int]) -> torch.Tensor:
+        """Normalised latents of pictures, scaled to a size."""
+        x_B3HW = torch.cat([source_tensor(picture, size) for picture in pictures])
+        return normalise(self.vae, encode_pictures(self.vae, x_B3HW)[0])
+
+
+def _draw(easel: _Easel, recipes: Sequence[Recipe], paths: Sequence[Path]) -> int:
+    """Denoise and decode batch by batch, each written at once; returns how many pictures there are."""
+    plan = easel.plan
+    source = easel.encode([plan.source], plan.size) if plan.source else None
+    mask = mask_tensor(plan.mask, plan.size) if plan.mask else None
+    easel.progress.stage(f"Drawing {len(paths)} picture{'s' if len(paths) > 1 else ''}")
+    for batch in plan.batches:
+        shots = [plan.shots[i] for i in batch]
+        drawn = easel.draw(shots, plan.size, plan.visited, source, mask)
+        if drawn is not None and plan.larger is not None:
+            small = [Image.fromarray(pixels_HW3.numpy()) for pixels_HW3 in drawn]
+            size = plan.larger.size
+            drawn = easel.draw(shots, size, plan.larger.visited, easel.encode(small, size))
+        if drawn is None:
             return batch.start
-        for i, pixels_HW3 in zip(batch, decode_latents(vae, latents), strict=True):
-            save_png(paths[i], Image.fromarray(pixels_HW3.numpy()), recipes[i])
+        for i, pixels_HW3 in zip(batch, drawn, strict=True):
+            picture = Image.fromarray(pixels_HW3.numpy())
+            if plan.source is not None and plan.mask is not None:
+                picture = put_back(picture, plan.source, plan.mask, plan.mask_blur)
+            save_png(paths[i], picture, recipes[i])
     return len(paths)
 
 

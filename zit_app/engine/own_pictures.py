@@ -8,7 +8,9 @@ from zit_app.core.generate_settings import GenerateSettings
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.data.prompts import read_prompts
-from zit_app.engine.generate import draw, make_plan
+from zit_app.data.wildcards import resolved
+from zit_app.engine.generate import draw
+from zit_app.engine.plan import Shot, make_plan
 from zit_app.engine.warm import Warm
 from zit_app.model.loading import default_device, find_model, read_flavour, read_limits
 
@@ -33,8 +35,9 @@ def draw_own_pictures(
     for i in range(count):
         path = folder / f"{i:06d}.png"
         if not path.exists():
-            write_atomic(path.with_suffix(".txt"), known[i % len(known)] + "\n")
-            shots.append((known[i % len(known)], i))
+            prompt = resolved(known[i % len(known)], i)
+            write_atomic(path.with_suffix(".txt"), prompt + "\n")
+            shots.append(Shot(prompt, i))
             paths.append(path)
     if not shots:
         return folder

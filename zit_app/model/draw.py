@@ -30,13 +30,13 @@ def starting_point(
     channels: int,
     size: tuple[int, int],
     sigmas: torch.Tensor,
-    picture_CHW: torch.Tensor | None = None,
+    picture: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """What is denoised (B, C, H, W): noise, or a picture's latents with the noise of the first node."""
+    """What is denoised (B, C, H, W): noise, or latents of one or B pictures with the noise of the first node."""
     noise_BCHW = noise_for(seeds, channels, size)
-    if picture_CHW is None:
+    if picture is None:
         return noise_BCHW
-    clean_BCHW = picture_CHW.float().cpu().expand_as(noise_BCHW)
+    clean_BCHW = picture.float().cpu().expand_as(noise_BCHW)
     return noisy(clean_BCHW, noise_BCHW, sigmas[:1].expand(len(noise_BCHW)))
 
 
@@ -52,15 +52,24 @@ def draw_latents(
     callback: StepCallback | None = None,
     adapters: AdapterStack | None = None,
     solver: Solver = euler,
-    picture_CHW: torch.Tensor | None = None,
+    picture: torch.Tensor | None = None,
+    mask_1HW: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Normalised latents (B, C, H, W), float32, one picture a caption and seed.
 
     ``size`` is (width, height) in pixels, ``sigmas`` the nodes without the closing 0. ``guidance`` above 0 adds a
     second forward with ``neg_caps``: ``v = pos + guidance (pos - neg)``. ``callback(i, x)`` sees x after each step
-    and stops the run by returning true. With ``picture`` (normalised latents) its noisy version is where it begins.
+    and stops the run by returning true. With ``picture`` (normalised latents, of one or of B pictures) its noisy
+    version is where it begins; where ``mask`` is 0 it stays as it is, where it is 1 it is redrawn.
     """
     device = transformer.device
+    x_BCHW = starting_point(seeds, transformer.in_channels, size, sigmas, picture).to(device)
+    kept = None
+    if picture is not None and mask_1HW is not None:
+        # With the velocity of the straight way from noise to picture every solver stays on that way, exactly.
+        noise_BCHW = noise_for(seeds, transformer.in_channels, size)
+        kept = ((1 - mask_1HW.cpu()) * (noise_BCHW - picture.float().cpu())).to(device)
+        mask_1HW = mask_1HW.to(device)
     guided = guidance > 0
     captions = [cap.to(device) for cap in (*caps, *(neg_caps if guided else ()))]
 
@@ -69,10 +78,9 @@ def draw_latents(
             adapters.set_step(step)
         x = torch.cat([x_BCHW, x_BCHW]) if guided else x_BCHW
         v = predict_velocity(transformer, x, sigma.expand(len(x)), captions)
-        if not guided:
-            return v
-        positive, negative = v.chunk(2)
-        return positive + guidance * (positive - negative)
+        if guided:
+            positive, negative = v.chunk(2)
+            v = positive + guidance * (positive - negative)
+        return v if kept is None else mask_1HW * v + kept
 
-    x_BCHW = starting_point(seeds, transformer.in_channels, size, sigmas, picture_CHW)
-    return solver(velocity, x_BCHW.to(device), sigmas, callback)
+    return solver(velocity, x_BCHW, sigmas, callback)

@@ -1,7 +1,7 @@
 """One call of the Z-Image transformer: noisy latents, noise levels and captions in, velocities out.
 
-diffusers' forward takes lists and cuts, pads and joins every sample by itself. Where all captions of a batch pad to
-the same length, the same sum is done here on whole batches with the transformer's own layers.
+diffusers' forward takes lists and cuts, pads and joins every sample by itself. For captions that pad to the same length
+the same sum is done here on whole batches with the transformer's own layers.
 
 Shapes: B batch, C latent channels, H W latent pixels, P patch values, T image tokens, L caption tokens, D width.
 """
@@ -27,10 +27,16 @@ def predict_velocity(
     x = x_BCHW.to(transformer.dtype)
     t_B = (1 - sigma_B).to(x.device)
     caps = [cap.to(x) for cap in caps]
-    if len({padded_length(len(cap)) for cap in caps}) == 1:
+    lengths = [padded_length(len(cap)) for cap in caps]
+    if len(set(lengths)) == 1:
         out = _batched(transformer, x, t_B, caps)
-    else:
+    elif torch.is_grad_enabled():
         out = torch.stack(transformer(list(x.unsqueeze(2)), t_B, caps, return_dict=False)[0]).squeeze(2)
+    else:  # length by length: no mask then, which the fastest ways to compute attention do not take
+        out = torch.empty_like(x)
+        for length in set(lengths):
+            own = [i for i, other in enumerate(lengths) if other == length]
+            out[own] = _batched(transformer, x[own], t_B[own], [caps[i] for i in own])
     return -out.to(x_BCHW.dtype)
 
 

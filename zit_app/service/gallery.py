@@ -5,13 +5,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from zit_app.core import paths
+from zit_app.core.attention import installed
 from zit_app.core.errors import ZitError
 from zit_app.core.generate_settings import GenerateSettings, LoraUse
 from zit_app.core.library import adapter_name, shelves
 from zit_app.core.models import list_models
 from zit_app.data.parameters import Parameters, read_parameters
 from zit_app.data.recipe import read_recipe
+from zit_app.data.wildcards import literal
 from zit_app.service.adapters import sha256_of_known
+from zit_app.service.hardware import report
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Picture:
 
     path: Path
     prompt: str
+    template: str
     seed: int
     width: int
     height: int
@@ -72,8 +76,9 @@ def restore(png: Path) -> Restored:
         return _restore_foreign(read_parameters(png))
     found = [(lora, _file_of(lora.sha256)) for lora in recipe.loras]
     image = next(paths.inputs().glob(f"{recipe.image_sha256[:32]}.*"), None) if recipe.image else None
+    mask = next(paths.inputs().glob(f"{recipe.mask_sha256[:32]}.*"), None) if recipe.mask else None
     settings = GenerateSettings(
-        prompts=(recipe.prompt,),
+        prompts=(literal(recipe.prompt),),
         negative_prompt=recipe.negative_prompt,
         steps=recipe.steps,
         guidance=recipe.guidance,
@@ -84,6 +89,12 @@ def restore(png: Path) -> Restored:
         solver=recipe.solver,
         image=str(image or ""),
         strength=recipe.strength,
+        mask=str(mask or "") if image else "",
+        mask_blur=recipe.mask_blur,
+        larger=recipe.larger,
+        larger_strength=recipe.larger_strength,
+        larger_steps=recipe.larger_steps,
+        attention=recipe.attention if recipe.attention in installed(bool(report().cards)) else "auto",
         precision=recipe.precision,
         text_precision=recipe.text_precision,
         max_sequence_length=recipe.max_sequence_length,
@@ -91,14 +102,14 @@ def restore(png: Path) -> Restored:
     )
     model = _model_of(recipe.model)
     lost = [one.name for one, file in found if file is None]
-    lost += [recipe.image] if recipe.image and image is None else []
+    lost += [name for name, file in ((recipe.image, image), (recipe.mask, mask)) if name and file is None]
     return Restored(settings, model, tuple(lost if model else [recipe.model, *lost]))
 
 
 def _restore_foreign(given: Parameters) -> Restored:
     known = {adapter_name(file): file for file in shelves()}
     settings = GenerateSettings(
-        prompts=(given.prompt,),
+        prompts=(literal(given.prompt),),
         negative_prompt=given.negative_prompt,
         steps=given.steps,
         guidance=given.guidance,
@@ -128,4 +139,4 @@ def _picture(path: Path, stamp: int) -> Picture | None:
         recipe = read_recipe(path)
     except ZitError:
         return None
-    return Picture(path, recipe.prompt, recipe.seed, recipe.width, recipe.height, recipe.model, stamp / 1e9)
+    return Picture(path, recipe.prompt, recipe.template, recipe.seed, *recipe.drawn_size, recipe.model, stamp / 1e9)

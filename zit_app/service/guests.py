@@ -19,6 +19,7 @@ from zit_app.core.compare_settings import CompareSettings, Variant, compare_toml
 from zit_app.core.errors import ZitError
 from zit_app.core.generate_settings import GenerateJob, GenerateSettings, LoraUse, generate_toml
 from zit_app.core.run import Run
+from zit_app.data.wildcards import literal
 from zit_app.service import adapters, runs, worker
 from zit_app.service.adapters import AdapterFile
 from zit_app.service.runs import RunView
@@ -90,8 +91,9 @@ def submit_pictures(
 ) -> Run:
     """Queue pictures; `loras` are ids with weights. Raises Refused."""
     width, height, steps = _size_and_steps(shot)
+    text = _text(prompt)
     settings = GenerateSettings(
-        prompts=(_text(prompt),),
+        prompts=(literal(text),),
         negative_prompt=_text(negative) if negative else "",
         count=_whole(count, 1, LIMITS.count, "count"),
         seed=_whole(seed, 0, LARGEST_SEED, "seed"),
@@ -100,7 +102,7 @@ def submit_pictures(
         steps=steps,
         loras=_uses(loras),
     )
-    return _queued(guest, "generate", settings.prompts[0], generate_toml(settings, GenerateJob(shot.model)))
+    return _queued(guest, "generate", text, generate_toml(settings, GenerateJob(shot.model)))
 
 
 def submit_comparison(
@@ -116,7 +118,7 @@ def submit_comparison(
         raise Refused("same")
     settings = CompareSettings(
         model=shot.model,
-        prompts=tuple(_text(line) for line in lines or [""]),
+        prompts=tuple(literal(_text(line)) for line in lines or [""]),
         seeds=tuple(range(_whole(seeds, 1, LIMITS.count, "count"))),
         variants=drawn,
         width=width,

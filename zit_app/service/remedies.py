@@ -173,6 +173,8 @@ def _changed(run: RunView) -> tuple[TrainSettings, TrainSettings] | None:
 def _smaller(run: RunView) -> tuple[GenerateSettings, GenerateSettings] | None:
     """The settings of pictures before and after, with their shape kept."""
     settings, job = load_generation(run.folder / "settings.toml")
+    if settings.larger > 1:
+        return settings, replace(settings, larger=max(1.0, settings.larger - 0.5))
     own = read_flavour(model_place(job.model)).pixels
     width, height = smaller_side(settings.width or own), smaller_side(settings.height or own)
     return (settings, replace(settings, width=width, height=height)) if width and height else None

@@ -11,6 +11,8 @@ from typing import Any
 
 from zit_app.core import paths, queue
 from zit_app.core.cache_settings import CacheSettings, cache_toml
+from zit_app.core.caption_settings import CaptionSettings, caption_toml
+from zit_app.core.captioners import ENDPOINTS, check_endpoint, find_captioner
 from zit_app.core.compare_settings import CompareSettings, compare_toml
 from zit_app.core.errors import ZitError
 from zit_app.core.generate_settings import GenerateJob, GenerateSettings, generate_toml
@@ -31,7 +33,7 @@ class RunView:
     """One run as a person sees it."""
 
     folder: Path
-    kind: str  # train, generate, cache, compare; guest: pictures or a comparison of a guest
+    kind: str  # train, generate, cache, caption, compare; guest: pictures or a comparison of a guest
     name: str
     state: str  # queued preparing running stopping "not responding" stopped done failed interrupted
     step: int
@@ -140,6 +142,17 @@ def submit_cache(settings: CacheSettings) -> Run:
     check_disk(0)
     absolute = dataclasses.replace(settings, dataset=str(Path(settings.dataset).absolute()))
     return _queued(Run.create("cache", Path(settings.dataset).name, cache_toml(absolute)))
+
+
+def submit_caption(settings: CaptionSettings) -> Run:
+    """Queue the captioning of a dataset. Raises ZitError for a captioner that is not here and for a wrong address."""
+    if settings.captioner in ENDPOINTS:
+        check_endpoint(settings.endpoint)
+    elif settings.captioner != "auto":
+        find_captioner(settings.captioner)
+    check_disk(0)
+    absolute = dataclasses.replace(settings, dataset=str(Path(settings.dataset).absolute()))
+    return _queued(Run.create("caption", Path(settings.dataset).name, caption_toml(absolute)))
 
 
 def submit_compare(settings: CompareSettings, name: str = "") -> Run:

@@ -6,6 +6,7 @@ from html import escape
 from zit_app.core.errors import REASONS
 from zit_app.service.remedies import find_remedy
 from zit_app.service.runs import RunView, log_tail
+from zit_app.ui.help import help_link
 from zit_app.ui.text import Words
 
 WITH_BAR = ("preparing", "running", "stopping", "not responding", "stopped", "interrupted")
@@ -72,7 +73,7 @@ def failure_part(w: Words, run: RunView) -> str:
         f'<div class="cause"><b>{escape(title)}</b><br>{escape(cause)}</div><div class="line">{escape(remedy)}</div>'
         f"{way_out(w, run)}<details><summary>{escape(w('failure.log'))}</summary><pre>{escape(tail)}</pre></details>"
         f'<button class="copy" data-report="{report}" data-done="{escape(w("failure.copied"))}" onclick="{copy}">'
-        f"{escape(w('failure.copy'))}</button>"
+        f"{escape(w('failure.copy'))}</button> {help_link(w)}"
     )
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import gradio as gr
 
 from zit_app.core import models
+from zit_app.core.attention import installed
 from zit_app.core.errors import ZitError
+from zit_app.core.models import default_model
 from zit_app.core.sizes import transformer_config, transformer_numbers
 from zit_app.service import adapters, datasets, hardware
 from zit_app.service.estimates import model_place
@@ -19,12 +21,6 @@ from zit_app.ui.text import Words
 def model_choices() -> list[tuple[str, str]]:
     """The models that are here, by name."""
     return [(model.name, model.name) for model in models.list_models() if model.ready]
-
-
-def default_model() -> str | None:
-    """Turbo where it is, else the embedded model, else whatever there is."""
-    ready = [name for name, _ in model_choices()]
-    return next((name for name in ("turbo", "pocket", *ready) if name in ready), None)
 
 
 def require_model(w: Words, model: str | None) -> str:
@@ -50,6 +46,11 @@ def precision_choices(w: Words, known: Sequence[str], model: str | None) -> list
     labels = {name: named.get(name, name) for name in known}
     labels |= {best: w("precision.best", name=best, card=card)} if best in labels else {}
     return [(label, name) for name, label in labels.items()]
+
+
+def attention_choices() -> list[str]:
+    """The ways to compute attention that are installed here."""
+    return ["auto", *installed(bool(cards_here()))]
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ def control(w: Words, info: FieldInfo, value: Any, help: str = "", **more: Any) 
     if info.type is bool:
         return gr.Checkbox(value=value, **words)
     if info.choices:
-        return gr.Dropdown(choices=list(info.choices), value=value, filterable=False, **words)
+        return gr.Dropdown(value=value, filterable=False, **{"choices": list(info.choices), **words})
     if info.type is int:
         return gr.Number(value=value, precision=0, **words)
     if info.type is float:

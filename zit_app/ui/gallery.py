@@ -65,6 +65,7 @@ class Gallery:
         w = self.w
         pairs = [
             (w("generate.prompt"), picture.prompt),
+            *([(w("generate.template"), picture.template)] if picture.template else []),
             (w("generate.seed"), str(picture.seed)),
             (w("model"), picture.model),
             (w("generate.size"), f"{picture.width} × {picture.height}"),

@@ -11,24 +11,36 @@ from gradio.components import Component
 
 from zit_app.core.flags import fields
 from zit_app.core.flavours import read_flavour
-from zit_app.core.generate_settings import GenerateSettings
+from zit_app.core.generate_settings import GenerateSettings, enlarged
 from zit_app.core.run import Run
 from zit_app.core.settings import from_mapping
 from zit_app.service import gallery, runs, worker
 from zit_app.service.estimates import model_place
 from zit_app.ui import cards, forms
-from zit_app.ui.choices import chooser, default_model, followed, model_choices, precision_choices, require_model
+from zit_app.ui.choices import (
+    attention_choices,
+    chooser,
+    default_model,
+    followed,
+    model_choices,
+    precision_choices,
+    require_model,
+)
 from zit_app.ui.gallery import BUSY, Gallery, whole
 from zit_app.ui.loras import ROW, ROWS, LoraStack, lora_uses, stack_values
 from zit_app.ui.page import Page, Snapshot, asks
-from zit_app.ui.shapes import ASPECTS, pixels_of, size_of, without_defaults
+from zit_app.ui.shapes import ASPECTS, SIDES, pixels_of, side_choices, size_of, without_defaults
+from zit_app.ui.starting import StartFrom, mask_file, shown_again
+from zit_app.ui.templates import filled, template_choices
 
 MORE = (
     "steps", "guidance", "negative_prompt", "width", "height", "precision", "text_precision", "solver", "sigmas",
-    "max_sequence_length", "strength", "image",
+    "max_sequence_length", "attention", "strength", "image", "mask", "mask_blur", "larger", "larger_strength",
+    "larger_steps",
 )  # fmt: skip
 LARGEST_SEED = 10**9 - 1  # nine digits fit the box
 COUNT = 4  # pictures at first
+LARGER = {"larger": (1.0, 2.0, 0.25), "larger_strength": (0.05, 1.0, 0.05)}  # from, to, step of a slider
 
 
 class GenerateTab:
@@ -46,20 +58,31 @@ class GenerateTab:
 
     def _controls(self) -> None:
         w = self.w
+        help = w("generate.prompt_help", choice="`{red|blue}`", file="`__wildcard__`")
         self.prompt = gr.Textbox(
-            w("generate.example"), label=w("generate.prompt"), lines=3, elem_id="prompt", info=w("generate.prompt_help")
+            w("generate.example"), label=w("generate.prompt"), lines=3, elem_id="prompt", info=help
         )
         with gr.Row():
             self.model = chooser(
                 model_choices(), value=default_model(), label=w("model"), elem_id="model", min_width=150
             )
             precision = chooser([], "auto", label=w.label(self.known["precision"]), elem_id="precision", min_width=150)
+            self.template = gr.Dropdown(
+                template_choices(w), value="", label=w("template.label"), elem_id="template", min_width=150
+            )
         with gr.Group():
             self.aspect = gr.Radio(
                 [(w("aspect.square") if name == "square" else name, name) for name in ASPECTS],
                 value="square",
                 label=w("generate.aspect"),
                 elem_classes="chips",
+            )
+            self.side = gr.Radio(
+                self._sides(default_model()),
+                value=SIDES[0],
+                label=w("generate.side"),
+                elem_classes="chips",
+                elem_id="side",
             )
             self.pixels = gr.HTML(elem_id="pixels", elem_classes="inside")
         with gr.Row():
@@ -74,63 +97,75 @@ class GenerateTab:
         with gr.Accordion(w("lora.title"), open=False, elem_id="loras") as self.stack_box:
             self.stack = LoraStack(self.page, self.prompt).controls
         with gr.Accordion(w("generate.start_from"), open=False, elem_id="generate-from") as self.image_box:
-            image = gr.Image(
-                type="filepath",
-                format="png",
-                sources=["upload", "clipboard"],
-                height=180,
-                label=w.label(self.known["image"]),
-                elem_id="generate_image",
-            )
-            info = self.known["strength"]
-            strength = gr.Slider(0.05, 1, info.default, step=0.05, label=w.label(info), info=w.help(info), buttons=[])
+            own = StartFrom(w, self.known).controls
+        with gr.Accordion(w("generate.larger"), open=False, elem_id="generate-larger") as self.larger_box:
+            gr.HTML(cards.note(w("generate.larger_help")))
+            own |= {name: self._slider(name, *span) for name, span in LARGER.items()}
+            own["larger_steps"] = self._setting("larger_steps")
         with gr.Accordion(w("generate.more"), open=False, elem_classes="grid-form", elem_id="generate-more"):
-            own = {"precision": precision, "image": image, "strength": strength}
+            attention = self._setting("attention", choices=attention_choices())
+            own |= {"precision": precision, "attention": attention}
             self.more = [own.get(name) or self._setting(name) for name in MORE]
             self.negative = gr.HTML(elem_id="negative-note", elem_classes="maybe")
         self.drop = gr.File(
             file_types=[".png"], label=w("generate.restore"), height=110, elem_id="restore", type="filepath"
         )
 
-    def _setting(self, name: str) -> Component:
-        return forms.control(self.w, self.known[name], self.known[name].default, elem_id=f"generate_{name}")
+    def _setting(self, name: str, **more: Any) -> Component:
+        return forms.control(self.w, self.known[name], self.known[name].default, elem_id=f"generate_{name}", **more)
+
+    def _slider(self, name: str, lowest: float, highest: float, step: float) -> Component:
+        info = self.known[name]
+        words = {"label": self.w.label(info), "info": self.w.help(info), "elem_id": f"generate_{name}"}
+        return gr.Slider(lowest, highest, info.default, step=step, buttons=[], **words)
+
+    def _sides(self, model: str | None) -> list[tuple[str, float]]:
+        return side_choices(model) if model else []
 
     def _connect(self) -> None:
         page, right = self.page, self.gallery
         for start in (self.go.click, self.prompt.submit):
             start(asks(self._submit), self.form, [self.seed], api_visibility="private")
         self.stop.click(asks(self._stop), api_visibility="private")
-        restored = [self.stack_box, self.image_box, *self.form]
+        restored = [self.stack_box, self.image_box, self.larger_box, *self.form]
         self.drop.upload(asks(self._restore), [self.drop], restored, api_visibility="private")
         right.again.click(asks(self._restore), [right.chosen], restored, api_visibility="private")
         right.vary.click(asks(self._vary), [right.chosen, self.count], api_visibility="private")
         controls = dict(zip(MORE, self.more, strict=True))
+        begun = [self.prompt, self.aspect, controls["negative_prompt"], controls["strength"], self.image_box]
+        self.template.select(asks(self._begin), [self.template, self.model], begun, api_visibility="private")
         page.watch([self.stop], lambda now: [gr.update(visible=any(run.state in BUSY for run in now.of("generate")))])
         page.watch([self.model, controls["precision"]], self._read_model, [self.model, controls["precision"]])
-        sizes = [self.model, self.aspect, controls["width"], controls["height"]]
+        page.watch([self.side], lambda now, model: [gr.update(choices=self._sides(model))], [self.model])
+        sizes = [self.model, self.aspect, self.side, controls["width"], controls["height"], controls["larger"]]
         page.watch([self.pixels], self._read_pixels, sizes)
         page.watch([self.negative], self._read_negative, [self.model, controls["guidance"]])
 
     @property
     def form(self) -> list[Component]:
         """Everything that decides the pictures, in the order that `_submit` takes it."""
-        return [self.prompt, self.model, self.aspect, self.count, self.seed, self.lock, *self.stack, *self.more]
+        first = [self.prompt, self.model, self.aspect, self.side, self.count, self.seed, self.lock]
+        return [*first, *self.stack, *self.more]
 
     @property
     def kept(self) -> list[Component]:
-        """The form without the picture to start from, whose file does not stay."""
-        return [control for control in self.form if not isinstance(control, gr.Image)]
+        """The form without the picture to start from and its mask, whose files do not stay."""
+        return [control for control in self.form if not isinstance(control, gr.Image | gr.ImageEditor)]
 
     # ------------------------------------------------------------ events
 
+    def _begin(self, template: str, model: str | None) -> list[Any]:
+        return filled(self.w, template, model)
+
     def _submit(
-        self, prompt: str, model: str, aspect: str, count: int | None, seed: int | None, locked: bool, *rest: Any
-    ) -> int:
+        self, prompt: str, model: str, aspect: str, side: float, count: int | None, seed: int | None, locked: bool,
+        *rest: Any,
+    ) -> int:  # fmt: skip
         chosen = int(seed or 0) if locked else random.randint(0, LARGEST_SEED)
         stack, more = rest[: ROW * ROWS], rest[ROW * ROWS :]
         values = {name: forms.read(self.w, self.known[name], value) for name, value in zip(MORE, more, strict=True)}
-        width, height = size_of(require_model(self.w, model), aspect)
-        values |= {"image": values["image"] or ""}
+        width, height = size_of(require_model(self.w, model), aspect, side)
+        values |= {"image": values["image"] or "", "mask": mask_file(values["mask"])}
         values |= {"width": values["width"] or width, "height": values["height"] or height}
         values |= {"prompts": [prompt.strip()] if prompt.strip() else [], "seed": chosen}
         values |= {"count": forms.read(self.w, self.known["count"], count)}
@@ -146,15 +181,16 @@ class GenerateTab:
         restored = gallery.restore(Path(picture))
         if restored.missing:
             gr.Warning(self.w("generate.missing", names=", ".join(restored.missing)))
-        settings, aspect = restored.settings, "square"
+        settings, aspect, side = restored.settings, "square", SIDES[0]
         if restored.model:
-            aspect, settings = without_defaults(settings, restored.model)
+            aspect, side, settings = without_defaults(settings, restored.model)
         more = [forms.shown(self.known[name], getattr(settings, name)) for name in MORE]
         model = restored.model or gr.skip()
         stack = stack_values(settings.loras)
         more[MORE.index("image")] = settings.image or None
-        opened = [gr.update(open=bool(settings.loras)), gr.update(open=bool(settings.image))]
-        return [*opened, settings.prompts[0], model, aspect, 1, settings.seed, True, *stack, *more]
+        more[MORE.index("mask")], more[MORE.index("mask_blur")] = shown_again(settings)
+        opened = [gr.update(open=bool(one)) for one in (settings.loras, settings.image, settings.larger > 1)]
+        return [*opened, settings.prompts[0], model, aspect, side, 1, settings.seed, True, *stack, *more]
 
     def _vary(self, picture: str, count: int | None) -> None:
         """The same again with other seeds, whatever the controls hold."""
@@ -170,10 +206,16 @@ class GenerateTab:
         return [followed(model_choices(), model, default_model()), followed(choices, precision, "auto")]
 
     def _read_pixels(
-        self, now: Snapshot, model: str | None, aspect: str, width: int | None, height: int | None
-    ) -> Sequence[Any]:
-        size = pixels_of(model, aspect, int(width or 0), int(height or 0)) if model else (0, 0)
-        return [cards.note(self.w("generate.pixels", width=size[0], height=size[1]) if model else "")]
+        self, now: Snapshot, model: str | None, aspect: str, side: float, width: int | None, height: int | None,
+        larger: float | None,
+    ) -> Sequence[Any]:  # fmt: skip
+        if not model:
+            return [""]
+        small = pixels_of(model, aspect, side, int(width or 0), int(height or 0))
+        size = enlarged(small, larger or 1)
+        words = self.w("generate.pixels", width=size[0], height=size[1])
+        first = self.w("generate.pixels_first", width=small[0], height=small[1]) if size != small else ""
+        return [cards.note(f"{words} {first}".strip())]
 
     def _read_negative(self, now: Snapshot, model: str | None, guidance: float | None) -> Sequence[Any]:
         own = read_flavour(model_place(model)).guidance if model else 0.0

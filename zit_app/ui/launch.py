@@ -104,11 +104,14 @@ def server(port: int) -> Any:
 
     from zit_app.ui.app import build
     from zit_app.ui.doors import OwnerDoor
+    from zit_app.ui.help import add_help
     from zit_app.ui.mount import mounted
 
     made = {name: _made(paths.home() / name) for name in FOLDERS}
     gr.set_static_paths([made[name] for name in STATIC])
-    return OwnerDoor(mounted(build, HOST, port, max_file_size=LARGEST_UPLOAD))
+    app = mounted(build, HOST, port, max_file_size=LARGEST_UPLOAD)
+    add_help(app)
+    return OwnerDoor(app)
 
 
 def free_port(wanted: int) -> int:

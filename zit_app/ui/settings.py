@@ -10,6 +10,7 @@ from zit_app.service import diagnosis, hardware, shortcut
 from zit_app.ui import cards
 from zit_app.ui.appearance import CHANGE, MODES, SHOW
 from zit_app.ui.choices import cards_here
+from zit_app.ui.help import help_link
 from zit_app.ui.model_shelf import ModelShelf
 from zit_app.ui.page import Page, asks
 from zit_app.ui.text import LANGUAGES
@@ -57,7 +58,7 @@ class SettingsTab:
 
     def _report(self) -> None:
         w = self.w
-        gr.HTML(f"<h3>{w('settings.report')}</h3>" + cards.note(w("settings.report_help")))
+        gr.HTML(f"<h3>{w('settings.report')}</h3>" + cards.note(w("settings.report_help")) + help_link(w))
         with gr.Row():
             examine = gr.Button(w("settings.examine"), elem_id="examine", min_width=150)
             copy = gr.Button(w("settings.copy"), visible=False, elem_id="copy-report", min_width=150)

@@ -46,6 +46,40 @@ ERRORS = {
     "{} is not UTF-8 text.": "{0} 不是 UTF-8 文本。",
     "{} cannot be read as text.": "{0} 无法作为文本读取。",
     "Save it again as UTF-8.": "请另存为 UTF-8。",
+    # captions
+    "There is no captioner {}.": "没有描述模型 {0}。",
+    "{} A folder can be given, too.": "{0}也可以填写文件夹。",
+    "{} is no captioner: it lacks the config.json of a model.": "{0} 不是描述模型：缺少模型的 config.json。",
+    "Give the folder of a vision-language model in transformers' layout.": (
+        "请提供 transformers 格式的视觉语言模型文件夹。"
+    ),
+    "{} is no address of a service.": "{0} 不是服务地址。",
+    "The address of the service is missing.": "缺少服务地址。",
+    "Write such as http://127.0.0.1:11434.": "请填写例如 http://127.0.0.1:11434。",
+    "The captioner {} is not on this machine.": "本机没有描述模型 {0}。",
+    "Download it (zit models download {}), put its folder at {}, or choose another one.": (
+        "请下载（在“模型与设置”中，或 zit models download {0}），把它的文件夹放到 {1}，或选择另一个。"
+    ),
+    "The pocket captioner is not part of this copy of the project.": "这份项目副本中没有 pocket 描述模型。",
+    "{} does not say by itself which model is to describe.": "{0} 没有说明由哪个模型来描述。",
+    "Name one. {}": "请填写一个。{0}",
+    "{} asks for a key.": "{0} 需要密钥。",
+    "Put it into the environment variable {}.": "请把它写入环境变量 {0}。",
+    "{} answered {}{}.": "{0} 回答了 {1}{2}。",
+    "Check its address and the model's name.": "请检查地址和模型名称。",
+    "{} did not answer within {} s.": "{0} 在 {1} 秒内没有回答。",
+    "Be more patient, or use a smaller model.": "请延长等待时间，或使用较小的模型。",
+    "Start the service, or check its address.": "请启动该服务，或检查地址。",
+    "{} does not answer as {} does.": "{0} 的回答不符合 {1} 的格式。",
+    "Check its address and which kind it is.": "请检查地址和服务种类。",
+    "{} cannot be loaded: {}": "{0} 无法载入：{1}",
+    "{} is a Florence-2 in its first layout, which runs code of its own.": (
+        "{0} 是最初格式的 Florence-2，需要运行自带代码。"
+    ),
+    "Get the version of florence-community.": "请获取 florence-community 的版本。",
+    "Florence-2 describes in English only.": "Florence-2 只能用英文描述。",
+    "Choose English, or another captioner.": "请选择英文，或另一个描述模型。",
+    "The captioner's chat template has no place for a picture.": "描述模型的对话模板中没有图片的位置。",
     # models
     "{} is a Z-Image Omni, which is not supported yet.": "{0} 是 Z-Image Omni，尚不支持。",
     "Give a Turbo or Base model.": "请提供 Turbo 或 Base 模型。",
@@ -289,6 +323,33 @@ ERRORS = {
     "Write such as 1,0.9,0.75,0.5,0.3.": "请写成 1,0.9,0.75,0.5,0.3 这样。",
     "{} sigmas are not {} steps.": "{0} 个噪声水平与 {1} 步不符。",
     "Give only one of the two.": "请只填写其中一个。",
+    "The prompt holds bytes that are no text.": "提示词中有不是文字的字节。",
+    "Write it as UTF-8.": "请用 UTF-8 书写。",
+    "A mask needs a picture.": "蒙版需要一张起始图片。",
+    "Give the picture with --image.": "请提供起始图片。",
+    "A picture with a mask is not drawn larger: what the mask keeps would change.": (
+        "有蒙版的图片不能再放大重绘：蒙版保留的部分会改变。"
+    ),
+    "Do one first.": "请分两次进行。",
+    "The mask {} is {}x{}, the picture {}x{}: their shapes differ.": (
+        "蒙版 {0} 为 {1}x{2}，图片为 {3}x{4}：形状不同。"
+    ),
+    "Give a mask of the picture's shape.": "请提供与图片形状相同的蒙版。",
+    "The mask {} is black everywhere.": "蒙版 {0} 全是黑色。",
+    "Paint white what is to be redrawn.": "请把要重绘的部分涂成白色。",
+    "The attention back end {} is not installed here.": "本机没有安装注意力后端 {0}。",
+    "Choose auto or one of: {}.": "请选择 auto 或其中之一：{0}。",
+    "The attention back end {} does not work here: {}": "注意力后端 {0} 在本机无法使用：{1}",
+    "Choose auto.": "请选择 auto。",
+    "A { of the prompt is never closed.": "提示词中有一个 { 没有闭合。",
+    r"Add the }, or write \{ where a brace is meant.": r"请补上 }，或在需要花括号本身时写 \{。",
+    "The wildcard __{}__ leads back to itself.": "通配符 __{0}__ 又引用了自己。",
+    "Take it out of its own lines.": "请从它自己的各行中删去。",
+    "There is no wildcard __{}__.": "没有通配符 __{0}__。",
+    "Did you mean __{}__?": "您是指 __{0}__ 吗？",
+    "Write its lines into {}.": "请把各行写入 {0}。",
+    "{} holds no line.": "{0} 中没有内容。",
+    "Write one choice a line.": "请每行写一个选项。",
     "{} begins at step {} of {}.": "{0} 从第 {1} 步开始，而总共只有 {2} 步。",
     "Let it begin earlier.": "请让它早些开始。",
     "{} pictures do not fit into {}.": "{0} 张图片无法写入 {1}。",
@@ -354,7 +415,7 @@ ERRORS = {
     "Write such as https://mirror.example.": "请写成 https://mirror.example 这样。",
     "{} cannot be downloaded.": "无法下载 {0}。",
     "A model has no part {}.": "模型没有 {0} 部分。",
-    "{} on {} holds no model in diffusers' layout.": "{1} 上的 {0} 不是 diffusers 格式的模型。",
+    "{} on {} holds no model in {}' layout.": "{1} 上的 {0} 不是 {2} 格式的模型。",
     "Check its name.": "请检查名称。",
     "{} cannot be reached.": "无法连接 {0}。",
     "Check the connection, try another source or mirror, or copy the model's folder to {} by hand.": (
@@ -398,6 +459,9 @@ ERRORS = {
 
 # What stands inside of such a sentence.
 PHRASES = {
+    "Choose a Qwen3-VL, a Florence-2 of florence-community, or a LLaVA such as JoyCaption.": (
+        "请选择 Qwen3-VL、florence-community 的 Florence-2，或 JoyCaption 之类的 LLaVA。"
+    ),
     "the last checkpoint is {}": "最后的检查点是 {0}",
     "no checkpoint was saved before": "之前没有保存检查点",
     "empty file": "空文件",
