@@ -75,7 +75,9 @@ def add(command: Callable[..., Any], group: Callable[[str, str], Any]) -> None:
     precision.add_argument("--format", action="append", choices=("bf16", *PRECISIONS[3:]), help="may be repeated")
     precision.add_argument("--prompt", action="append", help="may be repeated (default: four emoji)")
     download = command(download_command, "download", models)
-    download.add_argument("name", help="turbo, base, or OWNER/NAME of another Z-Image in diffusers' layout")
+    download.add_argument(
+        "name", help="turbo, base, OWNER/NAME of another Z-Image in diffusers' layout, or a captioner (qwen3-vl-4b …)"
+    )
     download.add_argument(
         "--source", choices=("hub", "modelscope"), default="hub", help="Hugging Face's hub (default) or ModelScope"
     )

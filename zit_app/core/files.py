@@ -70,6 +70,15 @@ def write_atomic(path: Path, data: bytes | str, durable: bool = True) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line (or several) to a file that only grows; what a killed process left half ends before it."""
+    with writing(path), path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        begun = file.read(1) not in (b"", b"\n")
+        file.write((b"\n" if begun else b"") + line.encode() + b"\n")
+
+
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
     """Write a JSON file that people may read too: indented, UTF-8, keys in their order."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", durable)

@@ -22,7 +22,7 @@ from typing import Any
 
 from zit_app.core import lock, paths, process
 from zit_app.core.errors import ZitError, did_you_mean, explain, reason_of
-from zit_app.core.files import read_json, write_atomic, write_json, writing
+from zit_app.core.files import append_line, read_json, write_atomic, write_json, writing
 
 PREVIEW = "preview.jpg"
 ENDED = ("stopped", "done", "failed", "ready")
@@ -168,7 +168,7 @@ class Run:
 
     def append_metrics(self, **fields: Any) -> None:
         """Append one line to `metrics.jsonl`."""
-        self._append("metrics.jsonl", json.dumps(fields, ensure_ascii=False))
+        append_line(self.folder / "metrics.jsonl", json.dumps(fields, ensure_ascii=False))
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of `metrics.jsonl`; a line that a killed worker left half written is not among them."""
@@ -190,7 +190,7 @@ class Run:
 
     def log(self, text: str) -> None:
         """Append to `log.txt`, with the time."""
-        self._append("log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text.rstrip()}")
+        append_line(self.folder / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text.rstrip()}")
 
     def control(self) -> dict[str, Any]:
         """What the owner asks of the worker, such as {"stop": True}."""
@@ -200,14 +200,6 @@ class Run:
     def request(self, **commands: Any) -> None:
         """Ask the worker for something; earlier requests stay."""
         write_json(self.folder / "control.json", {**self.control(), **commands})
-
-    def _append(self, name: str, line: str) -> None:
-        with writing(self.folder / name), (self.folder / name).open("a+b") as file:
-            end = file.seek(0, 2)
-            file.seek(max(0, end - 1))
-            begun = file.read(1) not in (b"", b"\n")  # a killed worker's half line must not swallow this one
-            file.write((b"\n" if begun else b"") + line.encode() + b"\n")
-
 
 def find_run(kind: str, text: str) -> Run:
     """The run that a user names by its folder, or by the folder's name under home."""

@@ -1,16 +1,20 @@
 """Captions of a dataset, changed one by one or many at once; every change can be taken back.
 
-A change writes `NAME.txt`; what was there before stays in `.zit_edits` beside it, as one file a change.
+A change writes `NAME.txt`; what was there before stays in `.zit_edits` beside it, as one file a change: JSON, or for a
+change that grows picture by picture JSON lines, its name first.
 """
 
+import json
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from zit_app.core.errors import ZitError
-from zit_app.core.files import read_json, write_atomic, write_json
+from zit_app.core.files import append_line, read_json, write_atomic, write_json
 from zit_app.data.captions import further_captions
 from zit_app.data.editing import Edit, edited
 from zit_app.data.pictures import Item
@@ -60,7 +64,7 @@ def save_caption(folder: Path, name: str, text: str) -> None:
     if before == after or (before is None and not text.strip()):
         return
     last = _entries(folder)[-1:]
-    if last:
+    if last and last[0].suffix == ".json":
         entry = read_json(last[0])
         if list(entry["files"]) == [place] and entry["what"] == name and time.time() - entry["time"] < TYPING:
             entry["files"][place][1], entry["time"] = after, time.time()
@@ -69,6 +73,28 @@ def save_caption(folder: Path, name: str, text: str) -> None:
             return
     _remember(folder, name, {place: [before, after]})
     _write(folder, {place: after})
+
+
+class GrowingChange:
+    """A change that is made picture by picture over hours, such as a captioner's, and taken back as one.
+
+    place  file of the change as an earlier `GrowingChange` made it, to go on with it; None begins a new one
+    """
+
+    def __init__(self, folder: Path, what: str, place: Path | None = None) -> None:
+        self.folder, self.what, self.place = folder, what, place
+
+    def write(self, captions: dict[str, str]) -> None:
+        """Write the first captions of these pictures, by their names."""
+        files: dict[str, list[str | None]] = {}
+        for name, text in captions.items():
+            path = _picture(self.folder, name).with_suffix(".txt")
+            files[path.relative_to(self.folder).as_posix()] = [_read(path), text + "\n"]
+        if self.place is None or not self.place.is_file():  # taken back, or one of more than are kept, meanwhile
+            self.place = _next_entry(self.folder).with_suffix(".jsonl")
+            append_line(self.place, json.dumps({"what": self.what, "time": time.time()}, ensure_ascii=False))
+        append_line(self.place, json.dumps(files, ensure_ascii=False))
+        _write(self.folder, {name: after for name, (_, after) in files.items()})
 
 
 def history(folder: Path) -> list[str]:
@@ -84,7 +110,7 @@ def undo(folder: Path) -> int:
     entries = _entries(folder)
     if not entries:
         raise ZitError("There is no change to take back.", "Captions are as they came.")
-    files = {name: both for name, both in read_json(entries[-1])["files"].items() if _read(folder / name) == both[1]}
+    files = {name: both for name, both in _load(entries[-1])["files"].items() if _read(folder / name) == both[1]}
     _write(folder, {name: before for name, (before, _) in files.items()})
     entries[-1].unlink()
     return len(files)
@@ -93,7 +119,7 @@ def undo(folder: Path) -> int:
 @lru_cache(maxsize=4 * KEPT)
 def _name(entry: Path, stamp: int) -> str:
     """What a change is called; read once for each time it was written, as pages ask every two seconds."""
-    return str(read_json(entry)["what"])
+    return str(_load(entry)["what"])
 
 
 def _picture(folder: Path, name: str) -> Path:
@@ -137,12 +163,31 @@ def _write(folder: Path, texts: dict[str, str | None]) -> None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return sorted((folder / JOURNAL).glob("[0-9]*.json"))
+    return sorted((folder / JOURNAL).glob("[0-9]*.json*"))
+
+
+def _load(entry: Path) -> dict[str, Any]:
+    """What a change is called, and by file what was there before it and after."""
+    if entry.suffix == ".json":
+        return dict(read_json(entry))
+    found: dict[str, Any] = {"what": "", "files": {}}
+    for number, line in enumerate(entry.read_text(encoding="utf-8", errors="replace").splitlines()):
+        with suppress(ValueError):  # a line that a killed process left half; its captions were not written
+            row = json.loads(line)
+            found["files"] |= row if number else {}
+            found["what"] = found["what"] if number else row["what"]
+    return found
+
+
+def _next_entry(folder: Path) -> Path:
+    """The place of a new change, without its ending; the oldest ones go."""
+    entries = _entries(folder)
+    for old in entries[: len(entries) + 1 - KEPT]:
+        old.unlink()
+    (folder / JOURNAL).mkdir(exist_ok=True)
+    return folder / JOURNAL / f"{int(entries[-1].stem) + 1 if entries else 1:08d}"
 
 
 def _remember(folder: Path, what: str, files: dict[str, list[str | None]]) -> None:
-    entries = _entries(folder)
-    number = int(entries[-1].stem) + 1 if entries else 1
-    write_json(folder / JOURNAL / f"{number:08d}.json", {"what": what, "time": time.time(), "files": files})
-    for old in entries[: len(entries) + 1 - KEPT]:
-        old.unlink()
+    place = _next_entry(folder).with_suffix(".json")
+    write_json(place, {"what": what, "time": time.time(), "files": files})

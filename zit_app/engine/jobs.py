@@ -4,13 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zit_app.core.cache_settings import load_caching
+from zit_app.core.caption_settings import load_captioning
 from zit_app.core.compare_settings import load_comparison
 from zit_app.core.eval_settings import load_evaluation
 from zit_app.core.generate_settings import load_generation
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.engine.cache import Cache, build_cache
+from zit_app.engine.caption import caption
 from zit_app.engine.compare import compare
+from zit_app.engine.describing import Captioned
 from zit_app.engine.evaluate import evaluate
 from zit_app.engine.generate import generate
 from zit_app.engine.launching import train_run
@@ -65,10 +68,26 @@ def cache_run(run: Run, progress: Progress) -> Cache:
     return cache
 
 
+def caption_job(run: Run, progress: Progress, warm: Warm) -> None:
+    """Describe the pictures of a dataset; the whole card is the captioner's for that time."""
+    warm.clear()
+    caption_run(run, progress)
+
+
+def caption_run(run: Run, progress: Progress) -> Captioned:
+    """Write the captions that a run of kind caption asks for."""
+    settings = load_captioning(run.folder / SETTINGS)
+    with run.working():
+        done = caption(settings, run, progress)
+        run.write_status("done" if done.complete else "stopped", message=done.summary, skipped=done.skipped)
+    return done
+
+
 JOBS: dict[str, Callable[[Run, Progress, Warm], None]] = {
     "train": train_job,
     "generate": generate_job,
     "compare": compare_job,
     "eval": eval_job,
     "cache": cache_job,
+    "caption": caption_job,
 }

@@ -3,10 +3,12 @@
 Shapes: B batch, L tokens, D feature width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 FEATURE_LAYER = -2  # hidden_states[-2]: the last layer and the final norm are not used
@@ -16,6 +18,17 @@ def apply_template(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """One user message in the chat template that Z-Image was trained with."""
     message = [{"role": "user", "content": prompt}]
     return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True))
+
+
+def token_counter(tokenizer: Path) -> Callable[[str], int]:
+    """How many tokens a text is to the text encoder whose tokenizer lies in this folder, the template not counted."""
+    words = Qwen2Tokenizer.from_pretrained(tokenizer)
+    return lambda text: len(words(text, add_special_tokens=False).input_ids)
+
+
+def token_count(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
+    """How many tokens a prompt is with its template, before any end is cut off."""
+    return len(tokenizer(apply_template(tokenizer, prompt)).input_ids)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
-from zit_app.core import lock, paths, workers
+from zit_app.core import captioners, lock, paths, workers
 from zit_app.core.errors import ZitError, did_you_mean
 from zit_app.core.files import read_json, write_json, writing
 from zit_app.core.models import FOLDERS, PARTS, check_folder
@@ -28,7 +28,9 @@ from zit_app.service.runs import RunView, check_disk, list_runs
 from zit_app.service.transfer import Advance, digest_of, fetch, part_of
 
 MODELS = {"turbo": "Tongyi-MAI/Z-Image-Turbo", "base": "Tongyi-MAI/Z-Image"}
-_INDEX = "model_index.json"
+CAPTIONERS = {name: known.repo for name, known in captioners.KNOWN.items() if known.repo}
+_REPOSITORIES = MODELS | CAPTIONERS
+_INDEX, _CONFIG = "model_index.json", "config.json"
 _WANTED = (".safetensors", ".json", ".txt", ".jinja")  # no pickles, no pictures
 _LOOK_SECONDS = 0.25  # between two looks at what the owner asks
 
@@ -37,7 +39,7 @@ _LOOK_SECONDS = 0.25  # between two looks at what the owner asks
 class DownloadSettings:
     """The frozen input of a download."""
 
-    model: str = setting("turbo", "turbo, base, or OWNER/NAME of another Z-Image")
+    model: str = setting("turbo", "turbo, base, OWNER/NAME of another Z-Image, or the name of a captioner")
     source: str = setting("hub", "Where it comes from: Hugging Face's hub or ModelScope", choices=SOURCES)
     endpoint: str = setting("", "Address of a mirror; empty = the source's own")
     without: tuple[str, ...] = setting((), "Parts to leave out, such as transformer for owners of a single-file one")
@@ -50,8 +52,8 @@ class _DownloadFile:
 
 def create(settings: DownloadSettings) -> Run:
     """A download that nobody works on yet. Raises ZitError for an unknown model, part or source."""
-    if "/" not in settings.model and settings.model not in MODELS:
-        raise ZitError(f"{settings.model!r} cannot be downloaded.", did_you_mean(settings.model, MODELS))
+    if "/" not in settings.model and settings.model not in _REPOSITORIES:
+        raise ZitError(f"{settings.model!r} cannot be downloaded.", did_you_mean(settings.model, _REPOSITORIES))
     if settings.endpoint and not settings.endpoint.startswith(("http://", "https://")):
         raise ZitError(f"{settings.endpoint!r} is no address.", "Write such as https://mirror.example.")
     for part in settings.without:
@@ -90,6 +92,8 @@ def newest(model: str) -> RunView | None:
 
 def folder_of(model: str) -> Path:
     """Where a model is put; a person who is offline puts its folder there by hand."""
+    if model in CAPTIONERS:
+        return captioners.folder_of(model)
     return paths.models() / FOLDERS.get(model, model.rpartition("/")[2])
 
 
@@ -110,7 +114,9 @@ def download(run: Run, progress: Progress) -> Path | None:
         if not whole:
             run.write_status("stopped", message="Stopped; what has arrived stays.")
             return None
-        if not settings.without:
+        if settings.model in CAPTIONERS:
+            captioners.find_captioner(str(folder))
+        elif not settings.without:
             check_folder(folder)
         run.write_status("done", message=f"{folder} is whole.")
     return folder
@@ -121,15 +127,17 @@ def _bring(settings: DownloadSettings, folder: Path, progress: Progress) -> bool
     progress.stage(f"Asking {where} for {settings.model}")
     with new_client() as client:
         try:
-            repo = MODELS.get(settings.model, settings.model)
-            files = _wanted(list_files(client, settings.source, repo, settings.endpoint), settings.without)
+            repo = _REPOSITORIES.get(settings.model, settings.model)
+            listed = list_files(client, settings.source, repo, settings.endpoint)
+            files = _of_captioner(listed) if settings.model in CAPTIONERS else _wanted(listed, settings.without)
         except httpx.TransportError as error:
             raise ZitError(
                 f"{where} cannot be reached.",
                 f"Check the connection, try another source or mirror, or copy the model's folder to {folder} by hand.",
             ) from error
         if not files:
-            raise ZitError(f"{settings.model} on {where} holds no model in diffusers' layout.", "Check its name.")
+            layout = "transformers" if settings.model in CAPTIONERS else "diffusers"
+            raise ZitError(f"{settings.model} on {where} holds no model in {layout}' layout.", "Check its name.")
         return _fetch_all(client, files, folder, progress)
 
 
@@ -218,6 +226,15 @@ def _wanted(files: list[RemoteFile], without: tuple[str, ...]) -> list[RemoteFil
         if plain and (in_part or (place == (_INDEX,) and not without)):
             found.append(remote)
     return sorted(found, key=lambda remote: (remote.path == _INDEX, remote.size))
+
+
+def _of_captioner(files: list[RemoteFile]) -> list[RemoteFile]:
+    """The files of a transformers folder, the small ones first, its configuration last; none without weights."""
+    plain = [one for one in files if one.path.endswith(_WANTED) and not one.path.startswith(".")]
+    plain = [one for one in plain if not {"/", "\\"} & set(one.path)]
+    if not any(one.path.endswith(".safetensors") for one in plain):
+        return []
+    return sorted(plain, key=lambda one: (one.path == _CONFIG, one.size))
 
 
 def _size(path: Path) -> int:

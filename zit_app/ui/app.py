@@ -41,6 +41,7 @@ def build(language: str) -> gr.Blocks:
             asks(compare.take), [generate.gallery.chosen], compare.filled, api_visibility="private"
         ).success(lambda: gr.update(selected="compare"), outputs=[page.tabs], api_visibility="private")
         keep(blocks, "generate", generate.kept)
+        keep(blocks, "captioning", dataset.captioning.kept)
         train.training.compare.click(
             asks(train.training.to_compare),
             [train.training.run],

@@ -11,6 +11,7 @@ from zit_app.core.errors import ZitError
 from zit_app.service import datasets
 from zit_app.service.shelf import View
 from zit_app.ui import cards
+from zit_app.ui.captioning import CaptionAll
 from zit_app.ui.captions import CaptionTable
 from zit_app.ui.choices import chooser, dataset_choices, first_dataset, followed, read_view
 from zit_app.ui.dataset_options import OptionsForm
@@ -45,6 +46,7 @@ class DatasetTab:
                 )
                 self.demo = gr.Button(w("dataset.demo"), size="sm", elem_id="dataset-demo")
                 self.summary = gr.HTML(elem_id="dataset-summary")
+                self.captioning = CaptionAll(page, self.name)
                 self.options = OptionsForm(page, self.name)
             with gr.Column(scale=7, min_width=320), gr.Tabs(elem_id="dataset-views"):
                 with gr.Tab(w("dataset.grid"), id="grid"):

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from zit_app.core import paths
+from zit_app.core.captioners import KNOWN
 from zit_app.core.run import Run
 from zit_app.service import adapters, downloads, model_files
 from zit_app.service.model_files import ModelFile
@@ -29,6 +30,10 @@ class ModelShelf:
         gr.HTML(f"<h3>{w('download.title')}</h3>" + cards.note(w("download.help", size=w.size(BYTES))))
         with gr.Row():
             names = [(w(f"download.{name}"), name) for name in downloads.MODELS]
+            names += [
+                (w("download.captioner", name=name, size=w.size(KNOWN[name].size)), name)
+                for name in downloads.CAPTIONERS
+            ]
             self.model = chooser(names, "turbo", label=w("model"), min_width=220, elem_id="download-model")
             sources = [(w(f"source.{name}"), name) for name in downloads.SOURCES]
             self.source = chooser(sources, downloads.SOURCES[0], label=w("download.source"), min_width=150)

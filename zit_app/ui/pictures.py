@@ -13,6 +13,7 @@ from zit_app.ui.choices import chooser, read_items
 from zit_app.ui.page import Page, Snapshot, asks
 
 PAGE = 60  # pictures a page of the grid
+SAID = 60  # letters of a caption below its picture
 ALL, FLAGGED = "", "flagged"
 
 
@@ -51,6 +52,9 @@ class PictureGrid:
         w = self.w
         # Not a State: name and caption must leave the page together, or a late event writes into the next picture.
         self.name = gr.Textbox("", visible="hidden")
+        # The caption as it was shown or last saved: what differs was written here. A captioner may have written the
+        # file meanwhile, and a field that was only looked at must not put the old words back.
+        self.loaded = gr.Textbox("", visible="hidden")
         with gr.Row(visible=False, elem_id="editor") as self.editor:
             self.picture = gr.Image(
                 show_label=False, interactive=False, height=260, buttons=[], type="filepath", min_width=200, scale=2
@@ -67,20 +71,20 @@ class PictureGrid:
                     )
 
     def _connect(self) -> None:
-        shown = [self.name, self.editor, self.picture, self.title, self.caption]
+        shown = [self.name, self.editor, self.picture, self.title, self.caption, self.loaded]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         where = [self.dataset, self.flag, self.number]
         self.pictures.select(asks(self._select), where, shown, **quiet)
-        written = [self.dataset, self.name, self.caption]
+        written = [self.dataset, self.name, self.caption, self.loaded]
         self.previous.click(asks(self._previous), [*written, self.flag], shown, **quiet)
         self.next.click(asks(self._next), [*written, self.flag], shown, **quiet)
         # Every change, pasted ones too; what is typed while an event is on its way is saved by the next one.
-        self.caption.change(asks(self._save), written, trigger_mode="always_last", **quiet)
-        self.caption.blur(asks(self._save), written, **quiet)
+        self.caption.change(asks(self._save), written, [self.loaded], trigger_mode="always_last", **quiet)
+        self.caption.blur(asks(self._save), written, [self.loaded], **quiet)
         self.back.click(lambda number: max(1, int(number or 1) - 1), [self.number], [self.number], **quiet)
         self.on.click(lambda number: int(number or 1) + 1, [self.number], [self.number], **quiet)
         for changed in (self.dataset.change, self.flag.input):
-            changed(lambda: [1, "", gr.update(visible=False), None, "", ""], outputs=[self.number, *shown], **quiet)
+            changed(lambda: [1, "", gr.update(visible=False), None, "", "", ""], outputs=[self.number, *shown], **quiet)
         self.page.watch([self.pictures, self.flag, self.pager, self.number], self._read, where)
 
     # ------------------------------------------------------------ events
@@ -89,12 +93,12 @@ class PictureGrid:
         found = chosen(folder, flag)
         return self._show(found, (clamp(number, len(found)) - 1) * PAGE + int(event.index))
 
-    def _previous(self, folder: str, name: str, caption: str, flag: str) -> list[Any]:
-        self._save(folder, name, caption)
+    def _previous(self, folder: str, name: str, caption: str, loaded: str, flag: str) -> list[Any]:
+        self._save(folder, name, caption, loaded)
         return self._turn(folder, flag, name, -1)
 
-    def _next(self, folder: str, name: str, caption: str, flag: str) -> list[Any]:
-        self._save(folder, name, caption)
+    def _next(self, folder: str, name: str, caption: str, loaded: str, flag: str) -> list[Any]:
+        self._save(folder, name, caption, loaded)
         return self._turn(folder, flag, name, 1)
 
     def _turn(self, folder: str, flag: str, name: str, by: int) -> list[Any]:
@@ -106,20 +110,22 @@ class PictureGrid:
         after = sum(other < name for other in names)
         return self._show(found, after if by > 0 else after - 1)
 
-    def _save(self, folder: str, name: str, caption: str) -> None:
-        if name:
+    def _save(self, folder: str, name: str, caption: str, loaded: str) -> str:
+        """Save what was written here; the caption as it is saved now."""
+        if name and caption != loaded:
             edits.save_caption(Path(folder), name, caption)
+        return caption
 
     def _show(self, found: list[DatasetItem], position: int) -> list[Any]:
         if not found:
-            return ["", gr.update(visible=False), None, "", ""]
+            return ["", gr.update(visible=False), None, "", "", ""]
         position %= len(found)
         item, w = found[position], self.w
         size = "" if item.size is None else f"{item.size[0]} × {item.size[1]}"
         title = cards.facts([(w("dataset.of", n=position + 1, total=len(found)), f"{item.name} · {size}")])
         advice = [cards.note(self._advice(item, flag), "warning") for flag in item.flags if flag != "no_caption"]
         picture = str(item.shown) if item.shown else None
-        return [item.name, gr.update(visible=True), picture, title + "".join(advice), item.caption]
+        return [item.name, gr.update(visible=True), picture, title + "".join(advice), item.caption, item.caption]
 
     def _advice(self, item: DatasetItem, flag: str) -> str:
         text = self.w("advice." + flag)
@@ -137,7 +143,7 @@ class PictureGrid:
         pages = (len(found) + PAGE - 1) // PAGE
         page = clamp(number, len(found))
         shown = [
-            (str(item.shown), " · ".join(w("flag." + one) for one in item.flags) or None)
+            (str(item.shown), " · ".join([*(w("flag." + one) for one in item.flags), item.caption[:SAID]]).strip(" ·"))
             for item in found[(page - 1) * PAGE : page * PAGE]
             if item.shown
         ]
