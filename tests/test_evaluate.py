@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy import linalg
 
 from tests.tiny_clip import make_tiny_clip
@@ -25,9 +25,10 @@ from zit_app.engine.warm import Warm
 from zit_app.flow.bootstrap import centred, interval, resamples
 from zit_app.flow.frechet import frechet_distance, moments
 from zit_app.model.clip import Clip
+from zit_app.model.reading import PACKAGE, asked_texts, is_installed, letters, texts_found
 
 CPU = torch.device("cpu")
-PROMPTS = ["a red cat", "a blue dog", "a tree", "a house"]
+PROMPTS = ["a red cat", "a blue dog", 'a tree "TREE"', "a house"]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,29 @@ def test_the_judge_finds_real_pictures_and_says_nothing_of_other_prompts(tmp_pat
     assert set(judges_prompts()) < set(canonical_prompts(questions.pairs) + canonical_prompts(questions.pairs, True))
 
 
+# ------------------------------------------------------------ text
+
+
+def test_what_a_prompt_wants_written_is_what_it_quotes() -> None:
+    assert asked_texts('a sign "OPEN LATE" and “茶馆”') == ("OPEN LATE", "茶馆")
+    assert asked_texts("写着「山」和‘水’的纸") == ("山", "水") and asked_texts("the cat's tail") == ()
+    assert letters("Open - Late! 茶 馆") == "openlate茶馆"
+    shipped = (assets() / "prompts" / "evaluation.txt").read_text(encoding="utf-8").splitlines()
+    assert sum(bool(asked_texts(prompt)) for prompt in shipped) == 6
+
+
+def test_written_text_is_found(tmp_path: Path) -> None:
+    pytest.importorskip(PACKAGE)
+    files = []
+    for name, text in (("right", "Open Late"), ("wrong", "Often Late"), ("empty", "")):
+        picture = Image.new("RGB", (512, 256), "white")
+        ImageDraw.Draw(picture).text((40, 80), text, "black", ImageFont.load_default(64))
+        files.append(tmp_path / f"{name}.png")
+        picture.save(files[-1])
+    found = texts_found(['a sign "OPEN LATE"', 'the words "OPEN", "LATE"', "a sign"], [files, files[:2], files])
+    assert found[:2].tolist() == pytest.approx([1 / 3, 1 / 2]) and found[2].isnan()
+
+
 # ------------------------------------------------------------ runs
 
 
@@ -139,7 +163,8 @@ def test_an_evaluation_compares_and_repeats_itself(
     words += ["--references", str(references), "--resamples", "200"]
     assert main([*words, "--out", str(out)]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert set(report["figures"]["two"]) == {"agreement", "frechet", "sharpness", "diversity"}
+    reads = {"text"} if is_installed() else set()
+    assert set(report["figures"]["two"]) == {"agreement", "frechet", "sharpness", "diversity"} | reads
     assert set(report["differences"]) == {"four"}
     for name, row in report["differences"]["four"].items():
         assert row["low"] <= row["value"] <= row["high"], name
@@ -155,6 +180,7 @@ def test_an_evaluation_compares_and_repeats_itself(
     distance = frechet_distance(moments(shown), real)
     assert report["figures"]["two"]["frechet"]["value"] == pytest.approx(distance, abs=1e-5)
     page = (out / "report.md").read_text(encoding="utf-8")
+    assert ("1 prompt asks for text in the picture" in page) == (not reads)
     assert report["command"] in page and f"{report['figures']['two']['sharpness']['value']:.4f}" in page
 
     drawn = {file: file.stat().st_mtime_ns for file in out.glob("cells/*/*.png")}

@@ -29,6 +29,7 @@ from zit_app.flow.bootstrap import centred, interval, resamples
 from zit_app.flow.diversity import mean_pairwise_distance
 from zit_app.flow.frechet import Moments, frechet_distance, moments
 from zit_app.flow.sharpness import sharpness
+from zit_app.model import reading
 from zit_app.model.clip import Clip
 from zit_app.model.loading import default_device
 
@@ -99,6 +100,8 @@ def _figures(drawn: CompareSettings, variant: str, folder: Path, eyes: _Eyes | N
     judged = found_and_styled(drawn.prompts, files)
     if judged is not None:
         found |= {"recall": _mean_of(judged[0]), "style": _mean_of(judged[1])}
+    if reading.is_installed() and any(map(reading.asked_texts, drawn.prompts)):
+        found["text"] = _mean_of(reading.texts_found(drawn.prompts, files))
     found["sharpness"] = _mean_of(look_P2[:, 0])
     if len(seeds) > 1:
         found["diversity"] = _mean_of(look_P2[:, 1])
@@ -148,6 +151,7 @@ def _report(
         "seeds": list(drawn.seeds),
         "clip": measured.clip,
         "references": measured.references,
+        "texts_asked": sum(bool(reading.asked_texts(prompt)) for prompt in drawn.prompts),
         "figures": values,
         "differences": differences,
     }

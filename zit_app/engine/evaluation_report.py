@@ -7,6 +7,7 @@ LABELS = {  # figure → what it says, and which way is better
     "frechet": "distance to the real pictures (Fréchet; lower is better)",
     "recall": "right thing found by the judge (share; higher is better)",
     "style": "right style seen by the judge (share; higher is better)",
+    "text": "text in quotation marks stands in the picture (share; higher is better)",
     "sharpness": "sharpness (mean absolute Laplacian)",
     "diversity": "how much seeds differ (mean distance of pairs)",
 }
@@ -33,15 +34,28 @@ def words_of(report: dict[str, Any]) -> str:
             "",
             *lines,
             "",
-            "Brackets hold 95 % intervals: resamples of the prompts, the same for every variant, so that differences are "
-            "paired. **Bold**: the interval leaves 0 out.",
+            "Brackets hold 95 % intervals: resamples of the prompts, the same for every variant, so that differences "
+            "are paired. **Bold**: the interval leaves 0 out.",
             "",
+            *_unread(report),
             "Again, with the same figures:",
             "",
             f"    {report['command']}",
             "",
         ]
     )
+
+
+def _unread(report: dict[str, Any]) -> list[str]:
+    """That text was asked for and nothing here can read it."""
+    if not report["texts_asked"] or any("text" in figures for figures in report["figures"].values()):
+        return []
+    words = "prompt asks" if report["texts_asked"] == 1 else "prompts ask"
+    return [
+        f"{report['texts_asked']} {words} for text in the picture; whether it stands there was not read, because the "
+        "package rapidocr-onnxruntime is not installed.",
+        "",
+    ]
 
 
 def _cell(row: dict[str, float]) -> str:

@@ -408,6 +408,8 @@ ERRORS = {
     ),
     "{} cannot be read as a picture.": "{0} 无法作为图片读取。",
     "Remove it or save it anew.": "请删除它或重新保存。",
+    "The package rapidocr-onnxruntime cannot be loaded: {}.": "无法加载软件包 rapidocr-onnxruntime：{0}。",
+    "Install what it lacks, or remove it.": "请安装它所缺少的内容，或将其卸载。",
     "{} holds fewer than two pictures.": "{0} 中的图片不足两张。",
     "Give a folder of real pictures.": "请提供真实图片的文件夹。",
     # downloads
