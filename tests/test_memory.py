@@ -1,7 +1,9 @@
 """The memory plan: weights to the byte, activations as they are measured, and the fastest layout that fits."""
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from tests.live_bytes import LiveBytes
 from tests.tiny import TRANSFORMER
+from zit_app.cli import main
 from zit_app.core import full_model, memory, sizes
-from zit_app.core.memory import Model, Numbers, Request
+from zit_app.core.memory import Model, Numbers, Request, plan_layout
 from zit_app.model.adapters import attach_lora
 from zit_app.model.forward import predict_velocity
 from zit_app.model.loading import load_transformer
@@ -180,3 +183,49 @@ def test_training_takes_what_is_counted(checkpointing: bool, dtype: torch.dtype)
     phase = memory.training_bytes(config, dtype.itemsize, tokens, 2, checkpointing, learnt, 16)
     assert phase.weights == sizes.transformer_numbers(config) * dtype.itemsize + learnt * 16
     assert phase.activations == pytest.approx(live.peak - learnt * 4, rel=MARGIN)
+
+
+@pytest.mark.parametrize("kind", ["", "int8", "nf4"])
+@pytest.mark.parametrize("side", [1024, 2048])
+def test_larger_cards_need_fewer_sacrifices_and_every_plan_keeps_its_budget(kind: str, side: int) -> None:
+    numbers, request = Numbers(2, kind, 2, kind), Request(side, side)
+    before = None
+    for gigabytes in (6, 8, 10, 12, 16, 24, 32, 48):
+        found = plan_layout(FULL, numbers, request, memory.budget_of(gigabytes * GIB))
+        assert found.fits and max(phase.total for phase in found.phases) <= 0.85 * gigabytes * GIB
+        sacrifice = (found.transformer_away, found.encoder_away, not found.encoder_stays)
+        assert before is None or all(now <= then for now, then in zip(sacrifice, before, strict=True))
+        before = sacrifice
+    assert before == (0, 0, False) and found.tile == 0
+    assert not plan_layout(FULL, numbers, Request(8192, 8192), memory.budget_of(4 * GIB)).fits
+
+
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main(["plan", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_the_command_plans_the_full_model_without_having_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    formats = {}
+    for gigabytes in ("8", "12", "16", "24"):
+        found = planned(capsys, "--vram", gigabytes)
+        formats[gigabytes] = found["settings"]["precision"]
+        assert found["fits"] and found["seconds"] is None
+        assert all(phase["total"] <= found["budget"] for phase in found["drawing"])
+    assert formats == {"8": "int8", "12": "int8", "16": "bf16", "24": "bf16"}
+    wanted = planned(capsys, "--vram", "12", "--precision", "bf16", "--size", "2048x2048")
+    assert wanted["settings"]["transformer_away"] > 0 and wanted["settings"]["tile"] == 512
+    plain, guided = (planned(capsys, "--vram", "24", *more)["drawing"][1] for more in ((), ("--guidance", "4")))
+    assert guided["activations"] > 1.9 * plain["activations"] and guided["weights"] == plain["weights"]
+    assert main(["plan", "--model", "nothing"]) == 1
+
+
+def test_the_time_is_told_from_what_was_drawn_here(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert planned(capsys, "--model", "pocket")["seconds"] is None
+    words = ["generate", "--model", "pocket", "--prompt", "flat emoji, cat face", "--count", "2", "--steps", "2"]
+    assert main([*words, "--size", "64x64"]) == 0
+    capsys.readouterr()
+    two, four = (planned(capsys, "--model", "pocket", "--size", "64x64", "--steps", n)["seconds"] for n in ("2", "4"))
+    assert 0 < two == pytest.approx(four / 2)
+    assert planned(capsys, "--model", "pocket", "--precision", "int8")["seconds"] is None  # another format
+    assert planned(capsys, "--model", "pocket", "--vram", "8")["seconds"] is None  # another machine

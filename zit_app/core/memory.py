@@ -17,7 +17,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
+from zit_app.core.files import read_json
 from zit_app.core.sizes import Config, Weights, text_encoder_weights, transformer_weights, vae_numbers
 
 SHARE = 0.85  # of the free memory: a card that is filled slows down tenfold on Windows before it fails
@@ -105,6 +107,11 @@ class Layout:
     def fits(self) -> bool:
         """Whether every phase stays within what may be used."""
         return self.budget is None or all(phase.total <= self.budget for phase in self.phases)
+
+
+def read_model(folder: Path) -> Model:
+    """The configurations of a model's folder."""
+    return Model(*(read_json(folder / part / "config.json") for part in ("transformer", "text_encoder", "vae")))
 
 
 def budget_of(free: int) -> int:

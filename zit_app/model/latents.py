@@ -28,6 +28,18 @@ def denormalise(vae: AutoencoderKL, z_BCHW: torch.Tensor) -> torch.Tensor:
     return z_BCHW / vae.config["scaling_factor"] + vae.config["shift_factor"]
 
 
+def set_decoding(vae: AutoencoderKL, one_by_one: bool, tile: int) -> None:
+    """Let a VAE take pictures one after the other, and in tiles of ``tile`` pixels a side (0 = whole).
+
+    diffusers' own tiles are as large as the pictures that the VAE was trained on, so that 1024² stays one tile.
+    """
+    vae.enable_slicing() if one_by_one else vae.disable_slicing()
+    vae.enable_tiling() if tile else vae.disable_tiling()
+    if tile:
+        vae.tile_sample_min_size = tile
+        vae.tile_latent_min_size = tile // 2 ** (len(vae.config["block_out_channels"]) - 1)
+
+
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, z_BCHW: torch.Tensor) -> torch.Tensor:
     """Normalised latents to pictures, uint8 (B, H, W, 3) on the CPU; rounded as diffusers rounds."""

@@ -37,6 +37,7 @@ from zit_app.core.models import (
 from zit_app.core.single_files import prefix_of
 from zit_app.model.checkpoints import load_encoder_file, load_single_file, load_vae_file
 from zit_app.model.precision import check_precision, load_stored, save_stored, store_blocks
+from zit_app.model.rotation import to_card
 
 __all__ = [
     "Flavour",
@@ -69,9 +70,11 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def load_transformer(
-    folder: Path, device: torch.device, dtype: torch.dtype, stored: str = ""
+    folder: Path, device: torch.device, dtype: torch.dtype, stored: str = "", away: int = 0
 ) -> ZImageTransformer2DModel:
     """The frozen diffusion transformer of a model folder, its block linears kept as one of `precision.STORED`.
+
+    ``away`` of its main blocks come to ``device`` only for their turn (`rotation.py`); such a model only draws.
 
     Raises ZitError when a weight file is cut short, unknown or gone, and for formats that this machine lacks.
     """
@@ -88,8 +91,8 @@ def load_transformer(
         with torch.device("meta"):
             return ZImageTransformer2DModel.from_config(read_json(part / "config.json")).to(dtype)
 
-    model = _stored(files, part / "config.json", full, blank, device, dtype, stored) if stored else full()
-    torch.nn.Module.to(model, device)  # diffusers' own wrapper of .to is typed without self
+    model = _stored(files, part / "config.json", full, blank, device, dtype, stored, away) if stored else full()
+    to_card(model, list(model.layers), device, away)
     return model.eval().requires_grad_(False)
 
 
@@ -105,9 +108,12 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoenco
 
 
 def load_text_encoder(
-    folder: Path, device: torch.device, dtype: torch.dtype, stored: str = ""
+    folder: Path, device: torch.device, dtype: torch.dtype, stored: str = "", away: int = 0
 ) -> tuple[Qwen2Tokenizer, Qwen3Model]:
-    """The tokenizer and the frozen text encoder of a model folder, its block linears kept as ``stored``."""
+    """The tokenizer and the frozen text encoder of a model folder, its block linears kept as ``stored``.
+
+    ``away`` of its layers come to ``device`` only for their turn.
+    """
     part = folder / "text_encoder"
     files = weight_files(part)
     transformers_logging.disable_progress_bar()
@@ -128,8 +134,8 @@ def load_text_encoder(
         model.rotary_emb = Qwen3RotaryEmbedding(config)  # its frequencies are computed, not saved
         return model
 
-    encoder = _stored(files, part / "config.json", full, blank, device, dtype, stored) if stored else full()
-    torch.nn.Module.to(encoder, device)  # transformers' own wrapper of .to is typed without self
+    encoder = _stored(files, part / "config.json", full, blank, device, dtype, stored, away) if stored else full()
+    to_card(encoder, list(encoder.layers), device, away)
     return tokenizer, encoder.eval().requires_grad_(False)
 
 
@@ -141,18 +147,23 @@ def _stored(
     device: torch.device,
     dtype: torch.dtype,
     kind: str,
+    away: int,
 ) -> Model:
-    """A model with packed blocks: from the copy that was kept, else packed now, and kept."""
+    """A model with packed blocks: from the copy that was kept, else packed now, and kept.
+
+    It lies on ``device``, or in memory when some of it stays there.
+    """
+    place = torch.device("cpu") if away else device
     check_precision(kind, device)
     contents = [content_hash(file) for file in [config, *files]]
     key = hashlib.sha256(json.dumps([*contents, str(dtype), kind, _STORED_VERSION]).encode()).hexdigest()[:32]
     kept = paths.home() / "stored" / f"{key}.safetensors"
     if kept.is_file():
         model = blank()
-        load_stored(kept, model, kind, device)
+        load_stored(kept, model, kind, place)
         return model
     model = full()
-    store_blocks(model, kind, device)
+    store_blocks(model, kind, device, place)
     with contextlib.suppress(ZitError):  # a full disk costs time at the next start, no more
         save_stored(kept, model, kind)
     return model

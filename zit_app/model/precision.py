@@ -171,18 +171,20 @@ def check_precision(kind: str, device: torch.device) -> None:
         raise ZitError("quanto's fp8 needs a compiler on a graphics card.", "Choose --precision fp8 instead.")
 
 
-def store_blocks(model: torch.nn.Module, kind: str, device: torch.device) -> None:
-    """Pack the block linears of a frozen model in place; the packed ones lie on ``device``."""
+def store_blocks(
+    model: torch.nn.Module, kind: str, device: torch.device, place: torch.device | None = None
+) -> None:
+    """Pack the block linears of a frozen model in place, on ``device``; it then lies on ``place``, else there."""
     layers = block_linears(model)
     if kind.endswith("-quanto"):
         from optimum.quanto import freeze, qfloat8, qint8, quantize
 
-        model.to(device)
+        model.to(place or device)
         quantize(model, weights=qint8 if kind == "int8-quanto" else qfloat8, include=list(layers))
         freeze(model)
         return
     for name, layer in layers.items():
-        _replace(model, name, StoredLinear.of(layer, kind, device))
+        _replace(model, name, StoredLinear.of(layer, kind, device).to(place or device))
 
 
 def save_stored(path: Path, model: torch.nn.Module, kind: str) -> None:
