@@ -13,7 +13,7 @@ from zit_app.ui import forms
 from zit_app.ui.advanced import PRESETS, advanced_fields, preset_settings
 from zit_app.ui.chart import loss_chart, smoothed
 from zit_app.ui.loras import lora_uses, stack_values, with_word
-from zit_app.ui.shapes import pixels_of, size_of, without_defaults
+from zit_app.ui.shapes import ASPECTS, SIDES, pixels_of, side_choices, size_of, without_defaults
 from zit_app.ui.spread import all_in_words
 from zit_app.ui.text import Words
 
@@ -54,6 +54,24 @@ def test_shapes_keep_the_area_of_the_model_in_steps_of_16(tiny_model: Path) -> N
         assert width / height == pytest.approx(ratio, abs=0.05)
         assert pixels_of(str(tiny_model), aspect, 1, 0, 0) == (width, height)
     assert pixels_of(str(tiny_model), "square", 1, 0, 96) == (1024, 96)
+
+
+def test_sizes_go_up_to_twice_the_models_own_as_far_as_it_reaches(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "model_index.json").write_text('{"_name_or_path": "Z-Image-Turbo"}')
+    (tmp_path / "transformer" / "config.json").write_text('{"axes_lens": [1536, 512, 512]}')
+    turbo = str(tmp_path)
+    assert side_choices(turbo) == [("1024", 1.0), ("1536", 1.5), ("2048", 2.0)]
+    assert size_of(turbo, "square", 2.0) == (2048, 2048)
+    for aspect, ratio in ASPECTS.items():
+        width, height = pixels_of(turbo, aspect, 2.0, 0, 0)
+        assert width % 16 == height % 16 == 0 and width * height == pytest.approx(2048**2, rel=0.02)
+        assert width / height == pytest.approx(ratio, rel=0.02)
+        for side in SIDES:  # back from what was drawn to the chips
+            size = pixels_of(turbo, aspect, side, 0, 0)
+            drawn = GenerateSettings(prompts=("x",), steps=8, width=size[0], height=size[1])
+            assert without_defaults(drawn, turbo)[:2] == (aspect, side)
+    assert size_of(str(tiny_model), "square", 2.0) == (1024, 1024)  # its positions end there
 
 
 def test_a_restored_picture_shows_only_what_differs_from_the_model(tiny_model: Path) -> None:

@@ -1,5 +1,6 @@
 """Generate and Compare in the hands of a person: from the keyboard alone, step by step, and back from pictures."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from tests.app_content import SEEDS, TRIGGER
 from tests.browsing import App, Visit, expect
-from zit_app.core.generate_settings import load_generation
+from zit_app.core.generate_settings import GenerateSettings, load_generation
 from zit_app.ui.text import TABLES
 
 EN = TABLES["en"]
@@ -47,7 +48,7 @@ def test_steps_are_seen_while_they_are_drawn_and_stop_ends_them(filled_app: App,
     visit = Visit(browser, filled_app.address)
     visit.page.locator("#prompt textarea").fill("a long one")
     unfold(visit, "generate-more")
-    visit.page.wait_for_timeout(1000)  # what was just unfolded gets its values once more
+    visit.page.wait_for_timeout(1000)  # Gradio writes what was just unfolded once more, a frame after it is seen
     steps = visit.page.locator("#generate_steps input").first
     steps.fill("200")
     steps.press("Tab")
@@ -130,4 +131,60 @@ def test_from_a_picture_to_compare_and_into_two_cells(filled_app: App, browser: 
     expect(closer.get_by_label(EN["generate.seed"], exact=True)).to_have_value(str(SEEDS[-1]))
     expect(closer.get_by_label(EN["generate.prompt"], exact=True)).to_have_value("a green pear")
     closer.locator("img").first.wait_for()
+    visit.close()
+
+
+def newest(app: App, count: int) -> GenerateSettings:
+    """The settings of the newest run, once there are so many."""
+    for _ in range(1200):
+        found = sorted(app.home.glob("runs/generate/*/settings.toml"))
+        if len(found) >= count:
+            return load_generation(found[-1])[0]
+        time.sleep(0.1)
+    raise AssertionError(f"there are not {count} runs")
+
+
+def test_a_template_a_painted_part_and_what_to_do_when_it_fails(
+    filled_app: App, browser: Any, tmp_path: Path
+) -> None:
+    before = len(list(filled_app.home.glob("runs/generate/*")))
+    visit = Visit(browser, filled_app.address)
+    page = visit.page
+    page.locator("#template input").first.click()
+    page.get_by_role("option", name=EN["template.poster"]).click()
+    expect(page.locator("#prompt textarea")).to_have_value(EN["template.poster_prompt"])
+    expect(page.get_by_role("radio", name="3:4")).to_be_checked()
+    page.locator("#template input").first.click()
+    page.get_by_role("option", name=EN["template.background"]).click()
+    expect(page.locator("#prompt textarea")).to_have_value(EN["template.background_prompt"])
+    Image.new("RGB", (64, 48), "orange").save(tmp_path / "photo.png")
+    page.locator("#generate_image input[type=file]").set_input_files(tmp_path / "photo.png")  # it has unfolded
+    canvas = page.locator("#generate_mask canvas").first
+    canvas.wait_for()
+    page.wait_for_timeout(2000)  # its brush is ready some time after it is seen
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2 - 20, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 20, box["y"] + box["height"] / 2, steps=10)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    page.locator("#generate").click()
+    drawn = newest(filled_app, before + 1)
+    assert drawn.prompts == (EN["template.background_prompt"],)
+    with Image.open(drawn.mask) as mask:
+        assert mask.size == (64, 48) and mask.getextrema() == (0, 255)
+    page.locator("#gallery img").first.wait_for()
+    # a mask and a larger picture exclude each other: the card says so, and leads to the guide
+    unfold(visit, "generate-larger")
+    page.wait_for_timeout(1000)  # as above
+    page.locator("#generate_larger input[type=number]").fill("2")
+    page.locator("#generate_larger input[type=number]").press("Tab")
+    visit.shows("#pixels", EN["generate.pixels_first"].split("{")[0])
+    page.locator("#generate").click()
+    assert newest(filled_app, before + 2).larger == 2
+    failed = visit.shows("#generate-status", "is not drawn larger")
+    with page.context.expect_page() as opened:
+        failed.locator("a.help").first.click()
+    opened.value.get_by_role("heading", name=EN["help.title"]).first.wait_for()
     visit.close()

@@ -12,6 +12,7 @@ from zit_app.core import paths, queue
 from zit_app.core.compare_settings import load_comparison
 from zit_app.core.generate_settings import load_generation
 from zit_app.core.run import Run
+from zit_app.data.wildcards import resolved
 from zit_app.service import guests, runs
 from zit_app.service.guests import LIMITS, Refused, Shot
 from zit_app.service.throttle import ALL, EACH, WINDOW_SECONDS, LoginThrottle
@@ -48,6 +49,11 @@ def test_what_is_allowed_is_queued_with_the_models_own_values_filled_in(home: Pa
     assert (settings.width, settings.height, settings.steps) == (256, 256, 8)
     slow, _ = load_generation(draw(shot=Shot("slow")).folder / "settings.toml")
     assert slow.steps == LIMITS.steps  # the model's own 50 are too many
+
+
+def test_a_guests_prompt_is_drawn_as_it_is_written(home: Path) -> None:
+    settings, _ = load_generation(draw(prompt="a {red|blue} __secret__").folder / "settings.toml")
+    assert resolved(settings.prompts[0], 0) == resolved(settings.prompts[0], 1) == "a {red|blue} __secret__"
 
 
 @pytest.mark.parametrize(

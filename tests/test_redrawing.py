@@ -159,7 +159,7 @@ def test_a_batch_drawn_larger_is_the_pictures_alone(tiny_model: Path, home: Path
 
 
 def test_steps_of_both_passes_count_and_the_second_can_be_stopped(tiny_model: Path, home: Path) -> None:
-    left = len(redrawing(unshifted(12), 0.4))
+    left = len(redrawing(unshifted(12), 0.3))
     settings = GenerateSettings(prompts=("a cat",), steps=3, larger=2.0, **SMALL)
     progress = StopsAfter(3 + left - 1)
     assert generate(settings, tiny_model, progress=progress) == []

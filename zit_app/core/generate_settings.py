@@ -49,7 +49,7 @@ class GenerateSettings:
     mask_blur: int = setting(8, "Soft edge of the mask, inwards", unit="pixels", minimum=0, maximum=256)
     larger: float = setting(1.0, "Draw the picture again so many times larger; 1 = no", minimum=1.0, maximum=4.0)
     larger_strength: float = setting(
-        0.4, "When drawn larger: the share of the steps that redraw it", minimum=0.05, maximum=1.0
+        0.3, "When drawn larger: the share of the steps that redraw it", minimum=0.05, maximum=1.0
     )
     larger_steps: int = setting(
         0, "When drawn larger: denoising steps; 0 = as from a picture, of which its strength takes a share",

@@ -60,7 +60,7 @@ class Recipe:
     mask_sha256: str = ""
     mask_blur: int = 8  # counts only with a mask
     larger: float = 1.0  # the second pass drew it so many times larger than width and height
-    larger_strength: float = 0.4  # counts only with a second pass
+    larger_strength: float = 0.3  # counts only with a second pass
     larger_steps: int = 0  # before the strength took its share
     attention: str = "native"
 

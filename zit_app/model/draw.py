@@ -9,7 +9,7 @@ import torch
 from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 
 from zit_app.flow.schedule import noisy
-from zit_app.flow.solvers import Solver, StepCallback, euler
+from zit_app.flow.solvers import Solver, StepCallback, VelocityFn, euler
 from zit_app.model.adapter_stack import AdapterStack
 from zit_app.model.forward import predict_velocity
 
@@ -64,12 +64,6 @@ def draw_latents(
     """
     device = transformer.device
     x_BCHW = starting_point(seeds, transformer.in_channels, size, sigmas, picture).to(device)
-    kept = None
-    if picture is not None and mask_1HW is not None:
-        # With the velocity of the straight way from noise to picture every solver stays on that way, exactly.
-        noise_BCHW = noise_for(seeds, transformer.in_channels, size)
-        kept = ((1 - mask_1HW.cpu()) * (noise_BCHW - picture.float().cpu())).to(device)
-        mask_1HW = mask_1HW.to(device)
     guided = guidance > 0
     captions = [cap.to(device) for cap in (*caps, *(neg_caps if guided else ()))]
 
@@ -78,9 +72,18 @@ def draw_latents(
             adapters.set_step(step)
         x = torch.cat([x_BCHW, x_BCHW]) if guided else x_BCHW
         v = predict_velocity(transformer, x, sigma.expand(len(x)), captions)
-        if guided:
-            positive, negative = v.chunk(2)
-            v = positive + guidance * (positive - negative)
-        return v if kept is None else mask_1HW * v + kept
+        if not guided:
+            return v
+        positive, negative = v.chunk(2)
+        return positive + guidance * (positive - negative)
 
-    return solver(velocity, x_BCHW, sigmas, callback)
+    if picture is None or mask_1HW is None:
+        return solver(velocity, x_BCHW, sigmas, callback)
+    straight_BCHW = noise_for(seeds, transformer.in_channels, size) - picture.float().cpu()
+    return solver(_within(mask_1HW.to(device), velocity, straight_BCHW.to(device)), x_BCHW, sigmas, callback)
+
+
+def _within(mask_1HW: torch.Tensor, velocity: VelocityFn, straight_BCHW: torch.Tensor) -> VelocityFn:
+    """The velocity inside a mask; outside that of the straight way to the picture, which every solver keeps exactly."""
+    kept_BCHW = (1 - mask_1HW) * straight_BCHW
+    return lambda x_BCHW, sigma, step: mask_1HW * velocity(x_BCHW, sigma, step) + kept_BCHW

@@ -116,7 +116,7 @@ class GenerateTab:
 
     def _slider(self, name: str, lowest: float, highest: float, step: float) -> Component:
         info = self.known[name]
-        words = {"label": self.w.label(info), "info": self.w.help(info), "elem_id": f"generate_{name}"}
+        words: dict[str, Any] = {"label": self.w.label(info), "info": self.w.help(info), "elem_id": f"generate_{name}"}
         return gr.Slider(lowest, highest, info.default, step=step, buttons=[], **words)
 
     def _sides(self, model: str | None) -> list[tuple[str, float]]:
