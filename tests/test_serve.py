@@ -1,6 +1,7 @@
 """`zit serve` as programs meet it: a real process, real workers, plain HTTP."""
 
 import base64
+import http.client
 import io
 import json
 import os
@@ -167,14 +168,11 @@ def test_health_needs_nothing_and_other_methods_are_named(service: Service) -> N
 
 def test_a_caller_who_goes_takes_the_run_along(service: Service) -> None:
     before = len(served())
-    thread = threading.Thread(target=lambda: pytest.raises(httpx.TimeoutException, _impatient, service, before))
-    thread.start()
-    wait_for(lambda: len(served()) > before and served()[-1].state() == "stopped")
-    thread.join()
-
-
-def _impatient(service: Service, before: int) -> None:
-    httpx.post(service.address + IMAGES, json=LONG, timeout=3, trust_env=False)
+    caller = http.client.HTTPConnection("127.0.0.1", service.port)
+    caller.request("POST", IMAGES, json.dumps(LONG), {"content-type": "application/json"})
+    wait_for(lambda: len(served()) > before and served()[-1].state() == "running")
+    caller.close()
+    wait_for(lambda: served()[-1].state() == "stopped")
 
 
 def ends_while_it_draws(service: Service, sign: int) -> None:
