@@ -48,7 +48,6 @@ def test_steps_are_seen_while_they_are_drawn_and_stop_ends_them(filled_app: App,
     visit = Visit(browser, filled_app.address)
     visit.page.locator("#prompt textarea").fill("a long one")
     unfold(visit, "generate-more")
-    visit.page.wait_for_timeout(1000)  # Gradio writes what was just unfolded once more, a frame after it is seen
     steps = visit.page.locator("#generate_steps input").first
     steps.fill("200")
     steps.press("Tab")
@@ -177,7 +176,6 @@ def test_a_template_a_painted_part_and_what_to_do_when_it_fails(
     page.locator("#gallery img").first.wait_for()
     # a mask and a larger picture exclude each other: the card says so, and leads to the guide
     unfold(visit, "generate-larger")
-    page.wait_for_timeout(1000)  # as above
     page.locator("#generate_larger input[type=number]").fill("2")
     page.locator("#generate_larger input[type=number]").press("Tab")
     visit.shows("#pixels", EN["generate.pixels_first"].split("{")[0])

@@ -15,6 +15,14 @@ from zit_app.ui.train import TrainTab
 
 # On a phone the sidebar covers the page: it begins folded there.
 FOLD = "() => { if (innerWidth < 769) document.querySelector('#sidebar.open .toggle-button')?.click(); }"
+# Gradio builds what is folded when it is unfolded, and a frame later writes its values once more, over whatever was
+# entered meanwhile. Unfolded for a frame while the page is built, it is ready before anybody can write into it.
+PREPARE = """() => {
+  const folds = [...document.querySelectorAll('.prepared button.label-wrap:not(.open)')];
+  folds.forEach(one => one.click());
+  const fold = () => folds.filter(one => one.matches('.open')).forEach(one => one.click());
+  requestAnimationFrame(() => setTimeout(fold));
+}"""
 DELETE_UPLOADS = (3600, 86400)  # seconds: look every hour, remove copies of uploads older than a day
 
 
@@ -56,5 +64,6 @@ def build(language: str) -> gr.Blocks:
             api_visibility="private",
         )
         blocks.load(None, js=FOLD, api_visibility="private")
+        blocks.load(None, js=PREPARE, api_visibility="private")
         page.connect(blocks)
     return blocks

@@ -94,15 +94,15 @@ class GenerateTab:
             self.stop = gr.Button(
                 w("stop"), variant="stop", size="lg", scale=1, visible=False, min_width=90, elem_id="generate-stop"
             )
-        with gr.Accordion(w("lora.title"), open=False, elem_id="loras") as self.stack_box:
+        with self._fold("lora.title", "loras") as self.stack_box:
             self.stack = LoraStack(self.page, self.prompt).controls
-        with gr.Accordion(w("generate.start_from"), open=False, elem_id="generate-from") as self.image_box:
+        with self._fold("generate.start_from", "generate-from") as self.image_box:
             own = StartFrom(w, self.known).controls
-        with gr.Accordion(w("generate.larger"), open=False, elem_id="generate-larger") as self.larger_box:
+        with self._fold("generate.larger", "generate-larger") as self.larger_box:
             gr.HTML(cards.note(w("generate.larger_help")))
             own |= {name: self._slider(name, *span) for name, span in LARGER.items()}
             own["larger_steps"] = self._setting("larger_steps")
-        with gr.Accordion(w("generate.more"), open=False, elem_classes="grid-form", elem_id="generate-more"):
+        with self._fold("generate.more", "generate-more", "grid-form"):
             attention = self._setting("attention", choices=attention_choices())
             own |= {"precision": precision, "attention": attention}
             self.more = [own.get(name) or self._setting(name) for name in MORE]
@@ -110,6 +110,9 @@ class GenerateTab:
         self.drop = gr.File(
             file_types=[".png"], label=w("generate.restore"), height=110, elem_id="restore", type="filepath"
         )
+
+    def _fold(self, title: str, name: str, *classes: str) -> gr.Accordion:
+        return gr.Accordion(self.w(title), open=False, elem_id=name, elem_classes=["prepared", *classes])
 
     def _setting(self, name: str, **more: Any) -> Component:
         return forms.control(self.w, self.known[name], self.known[name].default, elem_id=f"generate_{name}", **more)
