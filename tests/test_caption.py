@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.captioning_service import CaptioningService, captioning_service
@@ -31,7 +32,16 @@ from zit_app.engine.jobs import caption_run
 from zit_app.model.vision_language import VisionLanguage
 from zit_app.service import downloads, edits
 
-pytestmark = pytest.mark.usefixtures("home")
+pytestmark = pytest.mark.usefixtures("home", "one_thread")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Products of 32 numbers: threads would only wait for each other, on a busy machine ten times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

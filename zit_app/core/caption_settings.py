@@ -25,7 +25,7 @@ class CaptionSettings:
     side: int = setting(
         768, "Side of a square as large as the largest picture it is shown", unit="pixels", minimum=64, maximum=2048
     )
-    batch_size: int = setting(0, "Pictures described together; 0 = by the memory", minimum=0, maximum=64)
+    batch_size: int = setting(0, "Pictures a model describes together; 0 = by the memory", minimum=0, maximum=64)
     patience: int = setting(
         180, "With openai or ollama: the longest wait for one caption", unit="seconds", minimum=1, maximum=3600
     )

@@ -16,6 +16,7 @@ from zit_app.data.caption_questions import question
 from zit_app.data.captioned import caption_file
 from zit_app.data.captions import read_text
 from zit_app.data.edits import JOURNAL, GrowingChange
+from zit_app.data.index import Parts
 from zit_app.data.pictures import DatasetScan, scan_dataset
 from zit_app.engine.describing import Captioned, Plan, Session, chosen_folder
 
@@ -47,7 +48,7 @@ def _planned(settings: CaptionSettings, scan: DatasetScan, run: Run, done: Capti
     trigger = settings.trigger.strip() or scan.options.trigger_word
     asked_for = question(settings.style_of_prompt, settings.language, trigger)
     plan = Plan({}, {}, asked_for, trigger, scan.options.background)
-    shared = {"by": _identity(settings), "question": asked_for.text, "trigger": trigger}
+    shared: Parts = {"by": _identity(settings), "question": asked_for.text, "trigger": trigger}
     shared |= {"tokens": settings.max_tokens, "side": settings.side}
     records, owners = captioned.load(scan.folder), dict[Path, str]()
     unreadable = {name for name, _ in done.skipped}

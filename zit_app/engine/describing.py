@@ -91,7 +91,7 @@ class Session:
         self.settings, self.plan, self.change = settings, plan, change
         self.run, self.progress, self.done = run, progress, done
         self.gone, self.total = done.written, done.written + len(plan.ask)
-        self.size = settings.batch_size
+        self.size = settings.batch_size if settings.captioner not in ENDPOINTS else 1
         self.failures = 0  # in a row
         self.last: Exception | None = None
 

@@ -49,7 +49,8 @@ class VisionLanguage:
             model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True)
         except (ValueError, ImportError, KeyError, AttributeError) as error:
             raise _unsupported(folder, error) from error
-        self.model = model.to(self.device).eval().requires_grad_(False)
+        torch.nn.Module.to(model, self.device)  # transformers' own wrapper of .to is typed without self
+        self.model = model.eval().requires_grad_(False)
         if self.model.config.is_encoder_decoder:  # its positions end there
             self.max_tokens = min(max_tokens, self.model.config.text_config.max_position_embeddings - 2)
         self._weights = sum(file.stat().st_size for file in files)
@@ -119,7 +120,7 @@ class _Stop(transformers.StoppingCriteria):
     def __init__(self, tick: Callable[[], bool]) -> None:
         self._tick, self.asked = tick, False
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **more: Any) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **more: Any) -> torch.Tensor:
         self.asked = self._tick()
         return torch.full((len(input_ids),), self.asked, dtype=torch.bool, device=input_ids.device)
 
@@ -153,7 +154,7 @@ class _NoVideo(dict[str, Any]):
 def _pictures_only(base: Any) -> Any:
     """The processor class with `_NoVideo` for every part but tokenizer and pictures. Names as in transformers 5.23."""
 
-    class PicturesOnly(base):  # type: ignore[misc]
+    class PicturesOnly(base):
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             if isinstance(argument, _NoVideo):
                 return None
