@@ -95,8 +95,8 @@ def text_encoder_weights(config: Config) -> Weights:
     width, head = int(config["hidden_size"]), int(config["head_dim"])
     queries, keys = int(config["num_attention_heads"]) * head, int(config["num_key_value_heads"]) * head
     inner = int(config["intermediate_size"])
-    linears = ((queries, width), (keys, width), (keys, width), (width, queries))
-    linears += ((inner, width), (inner, width), (width, inner))
+    attention = ((queries, width), (keys, width), (keys, width), (width, queries))
+    linears = (*attention, (inner, width), (inner, width), (width, inner))
     rest = int(config["vocab_size"]) * width + width
     return Weights(linears, 0, 2 * width + 2 * head, int(config["num_hidden_layers"]), (), rest)
 

@@ -45,7 +45,7 @@ class Warm:
         self._parts: dict[str, Any] = {}
         self._away = 0  # blocks of the loaded transformer that come for their turn
         self._layout: Layout | None = None
-        self._read: dict[tuple[str, torch.dtype, str, str, int], torch.Tensor] = {}
+        self._read: dict[tuple[tuple[str, torch.dtype, str], str, int], torch.Tensor] = {}
         self._cut: set[tuple[str, int]] = set()  # prompts that are longer than what is read of them
 
     def clear(self) -> None:
@@ -80,7 +80,7 @@ class Warm:
         if len(self._read) > MOST_PROMPTS:
             self._read.clear()
         kind = (self._encoder, formats.text_dtype, formats.text_stored)
-        missing = [prompt for prompt in prompts if (*kind, prompt, max_length) not in self._read]
+        missing = [prompt for prompt in prompts if (kind, prompt, max_length) not in self._read]
         if missing:
             progress.stage("Reading the prompts")
             if not layout.encoder_beside and layout.budget is not None:
@@ -92,14 +92,14 @@ class Warm:
                 if token_count(tokenizer, prompt) > max_length:
                     self._cut.add((prompt, max_length))
                 found = encode_prompts(tokenizer, encoder, [prompt], max_length)[0]
-                self._read[(*kind, prompt, max_length)] = found.cpu()
+                self._read[kind, prompt, max_length] = found.cpu()
             if layout.encoder_stays:
                 self._parts["text_encoder"] = (tokenizer, encoder)
             del tokenizer, encoder
             _collect()
         if any((prompt, max_length) in self._cut for prompt in prompts):
             progress.note(f"A prompt is longer than {max_length} tokens: its end is not read.")
-        return {prompt: self._read[(*kind, prompt, max_length)] for prompt in prompts}
+        return {prompt: self._read[kind, prompt, max_length] for prompt in prompts}
 
     def drawing(
         self, folder: Path, formats: Formats, progress: Progress

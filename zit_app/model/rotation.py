@@ -41,7 +41,7 @@ class _Away:
     def __init__(self, block: torch.nn.Module, device: torch.device) -> None:
         self.block = block
         layers = [layer for layer in block.modules() if isinstance(layer, torch.nn.Linear)]
-        holders = [holder for layer in layers for holder in (layer._parameters, layer._buffers)]
+        holders: list[dict[str, Any]] = [one for layer in layers for one in (layer._parameters, layer._buffers)]
         self._spots = [(holder, name) for holder in holders for name, tensor in holder.items() if tensor is not None]
         pinned: Change = torch.Tensor.pin_memory if device.type == "cuda" else torch.Tensor.contiguous
         self.home = [_mapped(holder[name], pinned) for holder, name in self._spots]

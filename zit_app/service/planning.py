@@ -49,13 +49,13 @@ def known_model(name: str) -> tuple[Model, Flavour]:
 
 
 def choose(model: Model, request: Request, budget: int | None, precision: str, text_precision: str) -> Choice:
-    """The formats asked for; for "auto" the finest with which nothing has to come and go, else the smallest."""
+    """The formats asked for; for "auto" the finest with which the fewest blocks have to come and go."""
     if budget is None:
         return _choice(model, request, None, _named(precision, "fp32"), _named(text_precision, "fp32"))
     ways = dict.fromkeys((_named(precision, one), _named(text_precision, two)) for one, two in _WAYS)
     choices = [_choice(model, request, budget, *way) for way in ways]
-    resident = (one for one in choices if one.layout.fits and not one.layout.transformer_away + one.layout.encoder_away)
-    return next(resident, choices[-1])
+    fitting = [one for one in choices if one.layout.fits]
+    return min(fitting, key=lambda one: one.layout.transformer_away + one.layout.encoder_away, default=choices[-1])
 
 
 def training_ways(settings: TrainSettings, model: Model, pixels: int, card: bool) -> dict[bool, Phase]:
