@@ -41,6 +41,7 @@ def test_drop_look_write_change_and_take_back(app: App, browser: Any, tmp_path: 
     folder = app.home / "datasets" / "mine"
     grid = visit.page.locator("#dataset-pictures button.thumbnail-item")
     expect(grid).to_have_count(3)
+    expect(grid.nth(2)).to_contain_text(EN["flag.blurry"])  # examined: the grid is not drawn anew under the click
 
     grid.nth(2).click()
     visit.shows("#editor-title", EN["advice.blurry"])
