@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,3 +347,16 @@ def test_a_captioner_is_downloaded_as_models_are(tmp_path: Path) -> None:
             downloads.download(again, Progress(again))
     names = {path.name for path in folder_of("florence-2-base").iterdir() if not path.name.startswith(".")}
     assert "pytorch_model.bin" not in names and "onnx" not in names and "config.json" in names
+
+
+def test_the_pocket_captioner_says_what_emoji_show_in_both_languages(tmp_path: Path) -> None:
+    source = paths.assets() / "demo" / "pictures"
+    for language, ending in (("en", ", centered, white background"), ("zh", "，居中，白色背景")):
+        folder = tmp_path / language
+        folder.mkdir()
+        for name in ("butterfly", "cactus", "spouting_whale"):
+            shutil.copy(source / f"{name}.png", folder)
+        given = CaptionSettings(dataset=str(folder), captioner="pocket", style_of_prompt="style", language=language)
+        assert performed(given).written == 3
+        said = [str(text) for text in told(folder).values()]
+        assert all(text.endswith(ending) and "emoji" not in text for text in said) and len(set(said)) > 1, said
