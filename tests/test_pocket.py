@@ -87,7 +87,7 @@ def test_weights_are_those_of_the_card() -> None:
     assets = paths.assets() / "pocket"
     card = (assets / "README.md").read_text(encoding="utf-8")
     files = sorted(assets.rglob("*.safetensors"))
-    assert len(files) == 4 and sum(file.stat().st_size for file in files) < 60e6
+    assert len(files) == 5 and sum(file.stat().st_size for file in files) < 60e6
     assert all(sha256_of(file) in card for file in files)
 
 

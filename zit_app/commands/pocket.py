@@ -52,6 +52,14 @@ def sheet_command(arguments: argparse.Namespace) -> None:
     Progress(as_json=arguments.json).result("\n".join(str(sheet) for sheet in sheets), sheets=[str(s) for s in sheets])
 
 
+def captioner_command(arguments: argparse.Namespace) -> None:
+    """Train the tiny captioner from its sources (about an hour on one core), measure it, rewrite the model card."""
+    from zit_app.engine.pocket.build import build_captioner
+
+    card = build_captioner(arguments.work)
+    Progress(as_json=arguments.json).result(f"Model card: {card}", card=card)
+
+
 def add(command: Callable[..., Any], group: Callable[[str, str], Any]) -> None:
     """Register the commands; ``command(function, name, group)`` and ``group(name, about)`` are the parser's."""
     pocket = group("pocket", "The embedded model.")
@@ -66,6 +74,10 @@ def add(command: Callable[..., Any], group: Callable[[str, str], Any]) -> None:
     protect.add_argument("--steps", type=int, default=300, help="length of each training (default: 300)")
     protect.add_argument("--seeds", type=int, default=1, help="trainings a variant (default: 1)")
     protect.add_argument("--variant", action="append", default=[], help="only this one; may be repeated")
+    captioner = command(captioner_command, "captioner", pocket)
+    captioner.add_argument(
+        "--work", type=Path, required=True, help="folder for downloads and checkpoints; can be resumed"
+    )
     sheet = command(sheet_command, "sheet", pocket)
     sheet.add_argument("--model", default="pocket", choices=("pocket", "pocket-base"))
     sheet.add_argument("--out", type=Path, required=True, help="folder of the two sheets")

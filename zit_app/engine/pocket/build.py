@@ -1,6 +1,7 @@
 """Builds the pocket models from npm packages to ``assets``: each stage is skipped when its result is there.
 
     drawings → autoencoder → latents → tokenizer → judge → pocket-base → pocket → assets → scores → model card
+    drawings → captioner → its scores → model card (``build_captioner``, after the pocket's tokenizer and the judge)
 
 Needs ``npm`` (drawings come as packages) and the extra ``builder``. Seeded and resumable; on two CPU cores with bf16
 about three hours, mostly pocket-base.
@@ -16,6 +17,8 @@ from zit_app.core import paths
 from zit_app.core.files import write_atomic
 from zit_app.engine.pocket.bank import build_bank
 from zit_app.engine.pocket.base import train_base
+from zit_app.engine.pocket.captioner import train_captioner
+from zit_app.engine.pocket.captioner_score import publish_captioner
 from zit_app.engine.pocket.captions import train_tokenizer
 from zit_app.engine.pocket.card import write_card
 from zit_app.engine.pocket.concepts import OUTSIDE_GROUPS, VOCABULARY_GROUPS, fetch_packages, read_concepts
@@ -57,6 +60,14 @@ def publish(work: Path) -> Path:
     write_questions(work, paths.assets() / "judge")
     score()
     return assets
+
+
+def build_captioner(work: Path) -> Path:
+    """Train the captioner, ship it with its figures and rewrite the model card; needs ``npm`` and no other stage."""
+    work.mkdir(parents=True, exist_ok=True)
+    train_captioner(work)
+    publish_captioner(work)
+    return write_card(paths.assets() / "pocket")
 
 
 def score_teaching(work: Path) -> Path:

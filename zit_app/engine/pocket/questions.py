@@ -36,14 +36,16 @@ class Questions:
     flat: list[Image.Image]  # of pairs.concepts
 
 
-def _sheet(pictures: list[Image.Image]) -> Image.Image:
+def picture_sheet(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures side by side, 20 a row, without a gap."""
     sheet = Image.new("RGB", (COLUMNS * SIZE, -(-len(pictures) // COLUMNS) * SIZE), "white")
     for i, picture in enumerate(pictures):
         sheet.paste(picture, (i % COLUMNS * SIZE, i // COLUMNS * SIZE))
     return sheet
 
 
-def _tiles(sheet: Image.Image, count: int) -> list[Image.Image]:
+def picture_tiles(sheet: Image.Image, count: int) -> list[Image.Image]:
+    """The first ``count`` pictures of such a sheet."""
     corners = [(i % COLUMNS * SIZE, i // COLUMNS * SIZE) for i in range(count)]
     return [sheet.crop((x, y, x + SIZE, y + SIZE)) for x, y in corners]
 
@@ -68,8 +70,8 @@ def write_questions(work: Path, folder: Path) -> None:
         "hidden_styles": hidden.style.tolist(),
     }
     (folder / "questions.json").write_text(json.dumps(asked, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    _sheet(real_of(pairs, noto)).save(folder / "truth.png", optimize=True)
-    _sheet([canonical_picture(cut_out(c, "flat", noto)) for c in pairs.concepts]).save(
+    picture_sheet(real_of(pairs, noto)).save(folder / "truth.png", optimize=True)
+    picture_sheet([canonical_picture(cut_out(c, "flat", noto)) for c in pairs.concepts]).save(
         folder / "flat.png", optimize=True
     )
 
@@ -90,6 +92,6 @@ def load_questions(folder: Path) -> Questions:
         answers["seen_CS"][:PAIRS].long(),
         Pairs([*extra, *main[: PAIRS - count]], torch.arange(count), torch.tensor(asked["hidden_styles"])),
         real[order],
-        _tiles(Image.open(folder / "truth.png").convert("RGB"), PAIRS),
-        _tiles(Image.open(folder / "flat.png").convert("RGB"), PAIRS),
+        picture_tiles(Image.open(folder / "truth.png").convert("RGB"), PAIRS),
+        picture_tiles(Image.open(folder / "flat.png").convert("RGB"), PAIRS),
     )
