@@ -114,6 +114,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "tether_unrelated": (1.0, TETHERED),
     "replay": (1.0, {}),
     "unrelated_prompts": ("PROMPTS", {"replay": 1.0}),
+    "unrelated_count": (3, {"replay": 1.0}),
     # [dataset]
     "resolution": (96, {}),
     "batch_size": (1, {}),

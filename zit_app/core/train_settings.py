@@ -209,6 +209,12 @@ class TrainingSettings:
         maximum=4.0,
     )
     unrelated_prompts: str = setting("", "Text file of prompts that have nothing to do with the pictures; empty = ours")
+    unrelated_count: int = setting(
+        16,
+        "How many of them the tether and the replay know; more hold better, each costs one picture and 16 MB (1024²)",
+        minimum=1,
+        maximum=1024,
+    )
     gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass: less memory, slower")
     cards: int = setting(
         1, "Graphics cards that train together, each on its share of the pictures; 0 = all", minimum=0, maximum=64

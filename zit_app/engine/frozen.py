@@ -29,7 +29,7 @@ from zit_app.model.forward import predict_velocity
 from zit_app.model.loading import default_device, default_dtype, load_text_encoder, read_flavour
 from zit_app.model.text import encode_prompts
 
-FEW, MANY = 4, 16  # prompts: enough to see health, and to be held to; at 1024² the latter are 256 MB in memory
+FEW = 4  # prompts that are enough to see health
 FIRST_SEED = 1000
 TOGETHER = 4  # pictures drawn at once
 
@@ -50,9 +50,8 @@ def prompts_wanted(settings: TrainSettings) -> int:
     """How many unrelated prompts this training needs."""
     training = settings.training
     tethered = training.protection in ("tether", "both") and training.tether * training.tether_unrelated > 0
-    if training.replay or tethered:
-        return MANY
-    return FEW if training.health_every else 0
+    watched = FEW if training.health_every else 0
+    return max(watched, training.unrelated_count) if training.replay or tethered else watched
 
 
 def unrelated_texts(settings: TrainSettings, cache: Cache, model: Path, progress: Progress) -> list[Tensor]:

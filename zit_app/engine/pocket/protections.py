@@ -8,6 +8,7 @@ interrupted measurement goes on.
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 
 from zit_app.core import paths
 from zit_app.core.files import read_json, write_atomic, write_json
@@ -18,19 +19,24 @@ from zit_app.engine.pocket.captions import canonical_caption
 from zit_app.engine.pocket.concepts import KNOWN_STYLES
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.questions import Questions, load_questions
-from zit_app.engine.pocket.teach import judged_score
-from zit_app.engine.pocket.twin import NEW_ART, unrelated
+from zit_app.engine.pocket.teach import judged_score, split
+from zit_app.engine.pocket.twin import NEW_ART, UNRELATED, unrelated
 from zit_app.engine.train import resume
 
 STEPS = (8, 30)
 UNPROTECTED = ("training.protection=none", "training.health_every=0")
 TETHER = ("training.protection=tether", "training.tether=0.5", "training.health_every=0")
+HALF = ("training.learning_rate=3e-4",)
+MANY = ("training.tether=10", "training.tether_unrelated=1", "training.unrelated_count=152")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("acrf.sampler=uniform", *UNPROTECTED),
     "nodes": ("acrf.sampler=anchor", *UNPROTECTED),
     "mixture": UNPROTECTED,
     "tether": (*TETHER, "training.tether_unrelated=0"),
     "tether, unrelated too": (*TETHER, "training.tether_unrelated=0.25"),
+    "plain, half the rate": ("acrf.sampler=uniform", *UNPROTECTED, *HALF),
+    "held by many prompts": ("acrf.sampler=uniform", *TETHER, *HALF, *MANY),
+    "held by few prompts": ("acrf.sampler=uniform", *TETHER, *HALF, *MANY, "training.unrelated_count=16"),
     "replay": (*UNPROTECTED, "training.replay=0.25"),
     "adapter": ("training.protection=adapter", "training.health_every=0"),
     "both": ("training.protection=both", "training.tether=0.5", "training.health_every=0"),
@@ -79,7 +85,20 @@ def settings_of(name: str, steps: int, seed: int, work: Path) -> TrainSettings:
     changes = [*VARIANTS[name], f"training.max_steps={steps}", f"training.seed={seed}"]
     if name in ("adapter", "both"):
         changes.append(f'training.protection_adapter="{guard_of(work).as_posix()}"')
+    changes.append(f'training.unrelated_prompts="{_unrelated_prompts(work).as_posix()}"')
     return load_train_settings(paths.assets() / "demo" / "train.toml", changes)
+
+
+def _unrelated_prompts(work: Path) -> Path:
+    """Two prompts of each concept that neither the demo shows nor `twin.unrelated` asks for."""
+    file = work / "unrelated.txt"
+    if not file.exists():
+        concepts = load_questions(paths.assets() / "judge").pairs.concepts
+        left = [i for i in range(len(concepts)) if i not in split().taught][UNRELATED:]
+        lines = [canonical_caption(concepts[i], style) for i in left for style in ("3d", "classic")]
+        Random(0).shuffle(lines)
+        write_atomic(file, "\n".join(lines) + "\n")
+    return file
 
 
 def guard_of(work: Path) -> Path:
