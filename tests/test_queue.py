@@ -200,28 +200,32 @@ def test_an_idle_worker_gives_way(home: Path) -> None:
     assert said == ["Waiting for the card."]
 
 
-def test_every_card_gets_a_worker_but_none_that_has_nothing_to_do(
-    home: Path, monkeypatch: pytest.MonkeyPatch, own_workers: None
-) -> None:
+@pytest.fixture
+def three_cards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Torn down after the workers, which ask for the cards once more; the next test must not find these."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,8,9")  # there are none; the workers compute on the processor
     worker_service.cards.cache_clear()
-    try:
-        assert list(worker_service.cards()) == [0, 1, 2]
-        pid = workers.spawn(0)
-        wait_for(lambda: workers.record(0))
-        os.kill(pid, signal.SIGSTOP)  # it is idle and stays so
-        new("first")
-        worker_service.ensure_workers()
-        assert not workers.is_held(1) and not (home / "workers" / "1.log").exists()
-        new("second")
-        new("third")
-        worker_service.ensure_workers()
-        wait_for(lambda: workers.record(1) and workers.record(2))
-        for card in worker_service.cards():
-            worker_service.end_worker(card)
-        assert not any(workers.is_held(card) for card in worker_service.cards())
-    finally:
-        worker_service.cards.cache_clear()
+    yield
+    worker_service.cards.cache_clear()
+
+
+def test_every_card_gets_a_worker_but_none_that_has_nothing_to_do(
+    home: Path, three_cards: None, own_workers: None
+) -> None:
+    assert list(worker_service.cards()) == [0, 1, 2]
+    pid = workers.spawn(0)
+    wait_for(lambda: workers.record(0))
+    os.kill(pid, signal.SIGSTOP)  # it is idle and stays so
+    new("first")
+    worker_service.ensure_workers()
+    assert not workers.is_held(1) and not (home / "workers" / "1.log").exists()
+    new("second")
+    new("third")
+    worker_service.ensure_workers()
+    wait_for(lambda: workers.record(1) and workers.record(2))
+    for card in worker_service.cards():
+        worker_service.end_worker(card)
+    assert not any(workers.is_held(card) for card in worker_service.cards())
 
 
 def test_sigterm_ends_an_idle_worker(home: Path) -> None:
