@@ -31,6 +31,7 @@ LONG = 180_000  # ms: a worker imports torch first, on machines that do other th
 sync_api: Any = pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
 expect = sync_api.expect
 expect.set_options(timeout=LONG)  # its own five seconds are too few on a busy machine
+CUT_OFF = ("AbortError", "Connection errored out")
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")  # also as root in a container
 
 
@@ -142,6 +143,13 @@ class Visit:
         if text:
             expect(found).to_contain_text(text)
         return found
+
+    def reload(self) -> None:
+        """Load the page anew. That its requests were cut off, the old page says while it goes, and is right."""
+        before = len(self.problems)
+        self.page.reload()
+        self.problems[before:] = [one for one in self.problems[before:] if not any(word in one for word in CUT_OFF)]
+        self.settle()
 
     def close(self) -> None:
         """Close the window; nothing may have gone wrong in it."""

@@ -9,6 +9,9 @@ from zit_app.engine.pocket.questions import Questions, load_questions
 from zit_app.engine.pocket.teach import computed_score, judged_score, split, teach, write_dataset
 
 
+STEPS = ["training.max_steps=150", "training.sample_every=0", "training.health_every=0"]
+
+
 @pytest.fixture(scope="module")
 def questions() -> Questions:
     return load_questions(paths.assets() / "judge")
@@ -25,7 +28,7 @@ def hues(questions: Questions, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """Scores with and without a LoRA of 150 steps (instead of 300), on 30 concepts (instead of 60)."""
     folder = tmp_path_factory.mktemp("teach")
     dataset = write_dataset(questions, "hues", folder / "hues")
-    settings = load_train_settings(paths.assets() / "demo" / "train.toml", ["training.max_steps=150"])
+    settings = load_train_settings(paths.assets() / "demo" / "train.toml", STEPS)
     adapter = teach(dataset, "pocket", settings, folder / "run")
     painter = Painter("pocket")
     return computed_score(questions, painter, adapter, "hues", 30), computed_score(questions, painter, None, "hues", 30)
