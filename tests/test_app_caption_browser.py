@@ -43,8 +43,7 @@ def test_drop_caption_all_see_and_take_back(app: App, browser: Any, tmp_path: Pa
     visit.shows("#dataset-pictures", "by hand")
     wait_for(visit, folder / "two.txt", "by hand")
     wait_for(visit, folder / "one.txt", "Picture 1.")
-    visit.page.reload()  # the address stays in this browser
-    visit.settle()
+    visit.reload()  # the address stays in this browser
     visit.open("dataset")
     expect(visit.page.locator("#caption-endpoint input, #caption-endpoint textarea").first).to_have_value(service.url)
     visit.page.locator("#dataset-views").get_by_role("tab").nth(1).click()

@@ -8,7 +8,6 @@ from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.questions import Questions, load_questions
 from zit_app.engine.pocket.teach import computed_score, judged_score, split, teach, write_dataset
 
-
 STEPS = ["training.max_steps=150", "training.sample_every=0", "training.health_every=0"]
 
 
