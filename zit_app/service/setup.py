@@ -44,7 +44,7 @@ def command_for(layout: Layout, words: Sequence[str]) -> list[str]:
     """No word opens the app, `test` runs the tests (further words go to pytest), anything else goes to `zit`."""
     python, project = str(layout.python), str(layout.project)
     if words[:1] == ["test"]:  # -rs: what is skipped is named, with its reason
-        everything = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", str(layout.project / "tests")]
+        everything = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", str(layout.project / "tests")]
         return [python, "-m", "pytest", "-rs", "--rootdir", project, *(words[1:] or everything)]
     return [python, str(layout.project / "app.py"), *words]
 
