@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from tests.test_cache import make_dataset
 from zit_app.core.errors import ZitError
+from zit_app.core.files import sha256_of_known
 from zit_app.core.generate_settings import GenerateSettings, LoraUse
 from zit_app.data.parameters import parse_parameters
 from zit_app.data.pictures import scan_dataset
@@ -201,7 +202,7 @@ def test_adapters_are_found_by_content(home: Path, tmp_path: Path) -> None:
     assert (known["Mine"].trigger, known["Mine"].rank, known["Mine"].base) == ("zxc", 16, "pocket")
     assert (known["found"].trigger, known["found"].rank) == ("ohwx", 4)
 
-    digest = adapters.sha256_of_known(known["found"].path, 0)
+    digest = sha256_of_known(known["found"].path, 0)
     png = tmp_path / "x.png"
     save_png(png, Image.new("RGB", (64, 48)), recipe("a", 1, (LoraRecipe("renamed.safetensors", digest, 0.5, 1, 3),)))
     assert gallery.restore(png).settings.loras == (LoraUse(str(known["found"].path), 0.5, 1, 3),)

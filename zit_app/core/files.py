@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,12 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=512)
+def sha256_of_known(path: Path, stamp: int) -> str:
+    """SHA-256 of a file, computed once for each time of change ``stamp``."""
+    return sha256_of(path)
 
 
 def content_hash(path: Path) -> str:

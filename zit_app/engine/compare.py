@@ -8,7 +8,7 @@ Cells that exist are not drawn again, so a comparison that was stopped goes on w
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,8 +21,8 @@ from zit_app.core.files import replacing, write_json
 from zit_app.core.generate_settings import GenerateSettings
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
-from zit_app.engine.generate import draw, read_adapters
-from zit_app.engine.plan import make_plan, shots_of
+from zit_app.engine.generate import AdapterUse, draw, read_adapters
+from zit_app.engine.plan import Plan, make_plan, shots_of
 from zit_app.engine.warm import Warm
 from zit_app.flow.diversity import mean_pairwise_distance, pixel_deviation
 from zit_app.model.loading import default_device, find_model, read_flavour, read_limits
@@ -42,13 +42,8 @@ def compare(settings: CompareSettings, run: Run, progress: Progress, warm: Warm 
     check(settings)
     warm = warm or Warm()
     with run.working():
-        for variant in settings.variants:  # all of them first: nobody wants to hear of the last one after an hour
-            plan_variant(settings, variant)
-        for number, variant in enumerate(settings.variants):
-            progress.note(f"{variant.name} ({number + 1} of {len(settings.variants)})")
-            if not draw_variant(settings, variant, run, progress, warm):
-                run.write_status("stopped", message=f"Stopped in {variant.name}; the cells that are there stay.")
-                return None
+        if not draw_variants(settings, run, progress, warm):
+            return None
         progress.stage("Measuring")
         table = {variant.name: _measure(settings, variant.name, run.folder) for variant in settings.variants}
         write_json(run.folder / "report.json", {"variants": table})
@@ -62,8 +57,19 @@ def cell_path(folder: Path, variant: str, prompt: int, seed: int) -> Path:
     return folder / "cells" / variant / f"{prompt:02d}_{seed}.png"
 
 
-def plan_variant(settings: CompareSettings, variant: Variant) -> tuple[Any, GenerateSettings, Path, Any]:
-    """Plan, settings, model folder and adapters of a variant."""
+@dataclass(frozen=True)
+class Way:
+    """A variant, ready to be drawn."""
+
+    name: str
+    plan: Plan
+    settings: GenerateSettings
+    model: Path
+    adapters: list[AdapterUse]
+
+
+def plan_variant(settings: CompareSettings, variant: Variant) -> Way:
+    """Check a variant as a whole and read its adapters. Raises ZitError when it cannot work."""
     folder = find_model(variant.model or settings.model)
     own = GenerateSettings(
         prompts=settings.prompts,
@@ -75,22 +81,36 @@ def plan_variant(settings: CompareSettings, variant: Variant) -> tuple[Any, Gene
         loras=variant.loras,
     )
     plan = make_plan(own, read_flavour(folder), read_limits(folder), default_device())
-    return plan, own, folder, read_adapters(own)
+    return Way(variant.name, plan, own, folder, read_adapters(own))
 
 
-def draw_variant(settings: CompareSettings, variant: Variant, run: Run, progress: Progress, warm: Warm) -> bool:
-    """Draw the missing cells of one variant; false when asked to stop on the way."""
-    plan, own, folder, adapters = plan_variant(settings, variant)
+def draw_variants(settings: CompareSettings, run: Run, progress: Progress, warm: Warm) -> bool:
+    """Draw the missing cells of all variants; false, and the run is stopped, when asked to stop on the way.
+
+    Raises ZitError for a variant that cannot work before any is drawn: nobody wants to hear of the last one after an
+    hour.
+    """
+    ways = [plan_variant(settings, variant) for variant in settings.variants]
+    for number, way in enumerate(ways, 1):
+        progress.note(f"{way.name} ({number} of {len(ways)})")
+        if not _draw_way(settings, way, run, progress, warm):
+            run.write_status("stopped", message=f"Stopped in {way.name}; the cells that are there stay.")
+            return False
+    return True
+
+
+def _draw_way(settings: CompareSettings, way: Way, run: Run, progress: Progress, warm: Warm) -> bool:
     cells = [
-        (shot, cell_path(run.folder, variant.name, number, shot.seed))
+        (shot, cell_path(run.folder, way.name, number, shot.seed))
         for number, prompt in enumerate(settings.prompts)
         for shot in shots_of([prompt], settings.seeds)
     ]
     missing = [cell for cell in cells if not cell[1].is_file()]
     if not missing:
         return True
-    plan = replace(plan, shots=tuple(shot for shot, _ in missing))
-    return draw(plan, own, folder, adapters, [path for _, path in missing], progress, warm) == len(missing)
+    plan = replace(way.plan, shots=tuple(shot for shot, _ in missing))
+    paths = [path for _, path in missing]
+    return draw(plan, way.settings, way.model, way.adapters, paths, progress, warm) == len(missing)
 
 
 def _measure(settings: CompareSettings, variant: str, folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from zit_app.core.files import write_atomic, write_json
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.data.formats import EXTENSIONS
-from zit_app.engine.compare import cell_path, draw_variant, plan_variant, read_pixels
+from zit_app.engine.compare import cell_path, draw_variants, read_pixels
 from zit_app.engine.evaluation_report import words_of
 from zit_app.engine.pocket.recall import found_and_styled
 from zit_app.engine.warm import Warm
@@ -57,14 +57,9 @@ def evaluate(
     eval_toml(drawn, measured)
     warm = warm or Warm()
     with run.working():
-        for variant in drawn.variants:
-            plan_variant(drawn, variant)
         eyes = _open_eyes(drawn, measured)
-        for number, variant in enumerate(drawn.variants):
-            progress.note(f"{variant.name} ({number + 1} of {len(drawn.variants)})")
-            if not draw_variant(drawn, variant, run, progress, warm):
-                run.write_status("stopped", message=f"Stopped in {variant.name}; the pictures that are there stay.")
-                return None
+        if not draw_variants(drawn, run, progress, warm):
+            return None
         progress.stage("Measuring")
         figures = {variant.name: _figures(drawn, variant.name, run.folder, eyes) for variant in drawn.variants}
         report = _report(drawn, measured, figures, run.folder)

@@ -14,7 +14,7 @@ from diffusers.models.transformers.transformer_z_image import ZImageTransformer2
 from PIL import Image
 
 from zit_app.core.errors import ZitError
-from zit_app.core.files import sha256_of
+from zit_app.core.files import sha256_of_known
 from zit_app.core.generate_settings import GenerateJob, GenerateSettings, generate_toml
 from zit_app.core.library import adapter_name, find_adapter
 from zit_app.core.memory import Request
@@ -88,7 +88,7 @@ def draw(
     stack = apply_adapters(transformer, adapters)
     try:
         _report_adapters(stack, progress)
-        recipes = _recipes(settings, plan, folder)
+        recipes = _recipes(settings, plan, folder, adapters)
         easel = _Easel(plan, caps, transformer, vae, stack, progress, warm.colours())
         with attention(plan.attention):
             return _draw(easel, recipes, paths)
@@ -120,10 +120,12 @@ def _report_adapters(stack: AdapterStack, progress: Progress) -> None:
             progress.note(f"{name}: {skipped} keys of the text encoder are not used.")
 
 
-def _recipes(settings: GenerateSettings, plan: Plan, folder: Path) -> list[Recipe]:
+def _recipes(
+    settings: GenerateSettings, plan: Plan, folder: Path, adapters: Sequence[AdapterUse]
+) -> list[Recipe]:
     loras = tuple(
-        LoraRecipe(file.name, sha256_of(file), use.weight, use.first, use.last)
-        for use, file in ((use, find_adapter(use.file)) for use in settings.loras)
+        LoraRecipe(file.name, sha256_of_known(file, file.stat().st_mtime_ns), weight, first, last)
+        for file, weight, first, last in ((adapter.path, *use) for adapter, *use in adapters)
     )
     model_hash = component_fingerprint(folder / "transformer")
     image, mask = Path(settings.image), Path(settings.mask)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from zit_app.core.errors import ZitError
-from zit_app.core.files import sha256_of
 from zit_app.core.headers import read_header
 from zit_app.core.library import adapter_name, base_of, shelves, trigger_of
 
@@ -33,12 +32,6 @@ def library() -> list[AdapterFile]:
     """All usable LoRA files, the newest first. Files that are no whole safetensors are left out."""
     found = [_adapter(file, file.stat().st_mtime_ns) for file in shelves()]
     return sorted((one for one in found if one is not None), key=lambda one: one.date, reverse=True)
-
-
-@lru_cache(maxsize=512)
-def sha256_of_known(file: Path, stamp: int) -> str:
-    """SHA-256 of a file, computed once for each time of change `stamp`."""
-    return sha256_of(file)
 
 
 @lru_cache(maxsize=512)

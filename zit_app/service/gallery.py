@@ -7,13 +7,13 @@ from pathlib import Path
 from zit_app.core import paths
 from zit_app.core.attention import installed
 from zit_app.core.errors import ZitError
+from zit_app.core.files import sha256_of_known
 from zit_app.core.generate_settings import GenerateSettings, LoraUse
 from zit_app.core.library import adapter_name, shelves
 from zit_app.core.models import list_models
 from zit_app.data.parameters import Parameters, read_parameters
 from zit_app.data.recipe import read_recipe
 from zit_app.data.wildcards import literal
-from zit_app.service.adapters import sha256_of_known
 from zit_app.service.hardware import report
 
 

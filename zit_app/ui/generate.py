@@ -58,7 +58,7 @@ class GenerateTab:
 
     def _controls(self) -> None:
         w = self.w
-        help = w("generate.prompt_help", choice="`{red|blue}`", file="`__wildcard__`")
+        help = w("generate.prompt_help", choice="`{red|blue}`")  # Gradio takes the underscores of a file's name away
         self.prompt = gr.Textbox(
             w("generate.example"), label=w("generate.prompt"), lines=3, elem_id="prompt", info=help
         )

@@ -96,7 +96,8 @@ TABLE = {
     # generate
     "generate.example": "flat emoji, red apple",
     "generate.prompt": "Prompt",
-    "generate.prompt_help": "What the picture shows. Shift + Enter starts. {choice} and {file} vary with the seed.",
+    "generate.prompt_help": "What the picture shows. Shift + Enter starts. {choice} varies with the seed, as do words "
+    "from files.",
     "generate.aspect": "Shape (width : height)",
     "aspect.square": "Square",
     "generate.count": "Pictures",

@@ -91,7 +91,7 @@ TABLE = {
     "welcome.train_help": "放入 9 到 25 张图片或使用演示图片，然后在“训练”页按“开始训练”。",
     "generate.example": "扁平表情，红苹果",
     "generate.prompt": "提示词",
-    "generate.prompt_help": "图片的内容。Shift + Enter 开始。{choice} 与 {file} 随种子变化。",
+    "generate.prompt_help": "图片的内容。Shift + Enter 开始。{choice} 以及来自文件的词语会随种子变化。",
     "generate.aspect": "形状（宽 : 高）",
     "aspect.square": "方形",
     "generate.count": "张数",

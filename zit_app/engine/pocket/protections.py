@@ -35,6 +35,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "tether": (*TETHER, "training.tether_unrelated=0"),
     "tether, unrelated too": (*TETHER, "training.tether_unrelated=0.25"),
     "plain, half the rate": ("acrf.sampler=uniform", *UNPROTECTED, *HALF),
+    "plain, a quarter of the rate": ("acrf.sampler=uniform", *UNPROTECTED, "training.learning_rate=1.5e-4"),
+    "held less, at the full rate": ("acrf.sampler=uniform", *TETHER, *MANY, "training.tether=3"),
     "held by many prompts": ("acrf.sampler=uniform", *TETHER, *HALF, *MANY),
     "held by few prompts": ("acrf.sampler=uniform", *TETHER, *HALF, *MANY, "training.unrelated_count=16"),
     "replay": (*UNPROTECTED, "training.replay=0.25"),
