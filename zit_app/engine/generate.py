@@ -120,12 +120,10 @@ def _report_adapters(stack: AdapterStack, progress: Progress) -> None:
             progress.note(f"{name}: {skipped} keys of the text encoder are not used.")
 
 
-def _recipes(
-    settings: GenerateSettings, plan: Plan, folder: Path, adapters: Sequence[AdapterUse]
-) -> list[Recipe]:
+def _recipes(settings: GenerateSettings, plan: Plan, folder: Path, adapters: Sequence[AdapterUse]) -> list[Recipe]:
+    files = [(use[0].path, use[1:]) for use in adapters]
     loras = tuple(
-        LoraRecipe(file.name, sha256_of_known(file, file.stat().st_mtime_ns), weight, first, last)
-        for file, weight, first, last in ((adapter.path, *use) for adapter, *use in adapters)
+        LoraRecipe(file.name, sha256_of_known(file, file.stat().st_mtime_ns), *window) for file, window in files
     )
     model_hash = component_fingerprint(folder / "transformer")
     image, mask = Path(settings.image), Path(settings.mask)
