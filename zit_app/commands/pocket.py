@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zit_app.core.paths import assets
+from zit_app.core.paths import PROJECT, assets
 from zit_app.core.progress import Progress
 
 
@@ -43,6 +43,18 @@ def protect_command(arguments: argparse.Namespace) -> None:
     Progress(as_json=arguments.json).result(str(arguments.work / "protections.json"), rows=rows)
 
 
+def study_command(arguments: argparse.Namespace) -> None:
+    """Train and measure what the AC-RF documents claim on the pocket model; goes on where it was interrupted."""
+    from zit_app.engine.pocket.questions import load_questions
+    from zit_app.engine.pocket.study.report import write_report
+    from zit_app.engine.pocket.study.trainings import run_study
+
+    questions = load_questions(assets() / "judge")
+    figures = run_study(questions, arguments.work, arguments.out, arguments.seeds, arguments.row)
+    page = write_report(figures, arguments.out)
+    Progress(as_json=arguments.json).result(str(page), page=page)
+
+
 def sheet_command(arguments: argparse.Namespace) -> None:
     """Draw 64 pictures with canonical and 64 with open prompts."""
     from zit_app.engine.pocket.questions import load_questions
@@ -74,6 +86,12 @@ def add(command: Callable[..., Any], group: Callable[[str, str], Any]) -> None:
     protect.add_argument("--steps", type=int, default=300, help="length of each training (default: 300)")
     protect.add_argument("--seeds", type=int, default=1, help="trainings a variant (default: 1)")
     protect.add_argument("--variant", action="append", default=[], help="only this one; may be repeated")
+    study = command(study_command, "study", pocket)
+    study.add_argument("--work", type=Path, required=True, help="folder for the trainings under way")
+    out = PROJECT / "docs" / "study"
+    study.add_argument("--out", type=Path, default=out, help="folder of the figures; the page is written beside it")
+    study.add_argument("--seeds", type=int, default=3, help="trainings a row (default: 3)")
+    study.add_argument("--row", action="append", default=[], help="only this one; may be repeated")
     captioner = command(captioner_command, "captioner", pocket)
     captioner.add_argument(
         "--work", type=Path, required=True, help="folder for downloads and checkpoints; can be resumed"

@@ -87,11 +87,11 @@ def settings_of(name: str, steps: int, seed: int, work: Path) -> TrainSettings:
     changes = [*VARIANTS[name], f"training.max_steps={steps}", f"training.seed={seed}"]
     if name in ("adapter", "both"):
         changes.append(f'training.protection_adapter="{guard_of(work).as_posix()}"')
-    changes.append(f'training.unrelated_prompts="{_unrelated_prompts(work).as_posix()}"')
+    changes.append(f'training.unrelated_prompts="{unrelated_prompts(work).as_posix()}"')
     return load_train_settings(paths.assets() / "demo" / "train.toml", changes)
 
 
-def _unrelated_prompts(work: Path) -> Path:
+def unrelated_prompts(work: Path) -> Path:
     """Two prompts of each concept that neither the demo shows nor `twin.unrelated` asks for."""
     file = work / "unrelated.txt"
     if not file.exists():

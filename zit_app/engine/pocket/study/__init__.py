@@ -1,0 +1,8 @@
+"""The study: what the AC-RF documents claim, measured on the pocket model. `zit pocket study` writes docs/study.md.
+
+rows      what is trained: one change of the settings a row
+probes    what needs no training: gradients of the untrained model by noise level, sampler and layer
+trainings each row and seed trained and measured
+claims    the documents' sentences, and when a figure confirms them
+report    tables, drawings and verdicts as a page
+"""
