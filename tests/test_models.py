@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,9 @@ def test_a_named_model_in_the_home_is_found(copy: Path, home: Path) -> None:
 
 
 def test_flavours_without_a_file_are_told_by_name(copy: Path) -> None:
+    scheduler = copy / "scheduler" / "scheduler_config.json"
+    own = json.loads(scheduler.read_text())
+    scheduler.unlink()
     assert read_flavour(copy) == TURBO
     for name, flavour in (
         ("Z-Image", BASE),
@@ -92,6 +96,17 @@ def test_flavours_without_a_file_are_told_by_name(copy: Path) -> None:
         copy = copy.parent / name
     index = copy / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "_name_or_path": "Tongyi-MAI/Z-Image"}))
+    assert read_flavour(copy) == BASE
+    scheduler = copy / "scheduler" / "scheduler_config.json"
+    for shift in (3.0, 4.5):
+        scheduler.write_text(json.dumps({**own, "shift": shift}))
+        assert read_flavour(copy) == replace(BASE, shift=shift)  # what the folder says counts
+
+
+def test_a_name_that_tells_nothing_leaves_it_to_the_shift(copy: Path) -> None:
+    copy = copy.rename(copy.parent / "mine")
+    scheduler = copy / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "shift": BASE.shift}))
     assert read_flavour(copy) == BASE
 
 

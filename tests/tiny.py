@@ -49,12 +49,36 @@ def make_tiny_model(folder: Path | str, seed: int = 0, **overrides: Any) -> Path
     return folder
 
 
+def make_tiny_omni(folder: Path | str, seed: int = 0) -> Path:
+    """The same as an Omni: ``model_index.json`` of a ZImageOmniPipeline, with a SigLIP 2 of 32 features."""
+    from transformers.models.siglip2.configuration_siglip2 import Siglip2VisionConfig
+    from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+    from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionModel
+
+    folder = make_tiny_model(folder, seed, siglip_feat_dim=32)
+    config = Siglip2VisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_patches=36
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        Siglip2VisionModel(config).save_pretrained(folder / "siglip")
+    Siglip2ImageProcessorPil(max_num_patches=40).save_pretrained(folder / "siglip_processor")
+    file = folder / "model_index.json"
+    parts = {
+        "siglip": ["transformers", "Siglip2VisionModel"],
+        "siglip_processor": ["transformers", "Siglip2ImageProcessor"],
+    }
+    file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": "ZImageOmniPipeline", **parts}))
+    return folder
+
+
 def _transformer(folder: Path, overrides: dict[str, Any]) -> None:
     from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 
     model = ZImageTransformer2DModel(**(TRANSFORMER | overrides))
-    for token in (model.x_pad_token, model.cap_pad_token):  # zeros at birth: padding errors would not show
-        torch.nn.init.normal_(token, std=0.5)
+    for token in (model.x_pad_token, model.cap_pad_token, model.siglip_pad_token):
+        if token is not None:  # zeros at birth: padding errors would not show
+            torch.nn.init.normal_(token, std=0.5)
     model.save_pretrained(folder)
 
 

@@ -19,6 +19,7 @@ def generate_command(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in fields(GenerateSettings) if name in arguments}
     width, height = arguments.size
     given |= {name: str(Path(given[name]).absolute()) for name in ("image", "mask") if given[name]}
+    given["references"] = tuple(str(Path(file).absolute()) for file in arguments.reference)
     given |= {"prompts": _prompts(arguments), "width": width, "height": height}
     model = model_name(arguments.model)
     settings = GenerateSettings(**given, loras=found_loras(arguments.lora, progress))
@@ -55,6 +56,13 @@ def add(command: Callable[..., Any]) -> None:
     for name in ("steps", "guidance", "sigmas", "seed", "count", "precision", "text_precision", "max_sequence_length"):
         setting_flag(parser, known[name])
     setting_flag(parser, known["solver"], "--sampler")
+    parser.add_argument(
+        "--reference",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="picture that the prompt speaks of, for Z-Image Omni and Edit; may be repeated",
+    )
     for name in ("image", "strength", "mask", "mask_blur", "larger", "larger_strength", "larger_steps", "attention"):
         setting_flag(parser, known[name])
     size_flag(parser)

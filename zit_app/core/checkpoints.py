@@ -106,7 +106,9 @@ def _config(path: Path, shapes: Shapes) -> dict[str, Any]:
     except (KeyError, ValueError, IndexError) as error:
         raise ZitError(f"{path.name} is an incomplete Z-Image transformer.", "Copy or download it again.") from error
     if any(name.startswith("siglip_") for name in shapes):
-        raise ZitError(f"{path.name} is a Z-Image Omni, which is not supported yet.", "Give a Turbo or Base model.")
+        raise ZitError(
+            f"{path.name} is a Z-Image Omni, which needs its SigLIP beside it.", "Give it as a diffusers folder."
+        )
     return {
         "_class_name": "ZImageTransformer2DModel",
         "all_patch_size": [2],

@@ -10,6 +10,7 @@ from zit_app.core.settings import from_mapping, parse_toml, setting, to_toml
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "fp8", "nf4", "int8-quanto", "fp8-quanto")
 SOLVERS = ("euler", "heun", "dpm++2m")
+TOKENS_A_BATCH, PICTURES_A_BATCH = 4096, 16  # one picture of 1024² is 4096 tokens; small ones are drawn together
 ATTENTION = ("auto", *BACK_ENDS)
 
 _LORA = re.compile(r"(?P<file>.+?)(?:@(?P<weight>[-+]?\d*\.?\d+)(?:@(?P<first>\d+)-(?P<last>\d+))?)?")
@@ -47,6 +48,7 @@ class GenerateSettings:
     strength: float = setting(0.75, "With a picture: the share of the steps that redraw it", minimum=0.05, maximum=1.0)
     mask: str = setting("", "With a picture: another one of its shape, white where it is redrawn; empty = everywhere")
     mask_blur: int = setting(8, "Soft edge of the mask, inwards", unit="pixels", minimum=0, maximum=256)
+    references: tuple[str, ...] = setting((), "Pictures that the prompt speaks of, for models that look at pictures")
     larger: float = setting(1.0, "Draw the picture again so many times larger; 1 = no", minimum=1.0, maximum=4.0)
     larger_strength: float = setting(
         0.3, "When drawn larger: the share of the steps that redraw it", minimum=0.05, maximum=1.0
@@ -123,3 +125,8 @@ def parse_size(text: str) -> tuple[int, int]:
 def enlarged(size: tuple[int, int], factor: float) -> tuple[int, int]:
     """Width and height so many times larger, as multiples of 16."""
     return round(size[0] * factor / 16) * 16, round(size[1] * factor / 16) * 16
+
+
+def together(size: tuple[int, int]) -> int:
+    """How many pictures of a size are drawn at once, at the most."""
+    return max(1, min(PICTURES_A_BATCH, TOKENS_A_BATCH // (size[0] * size[1] // 256)))

@@ -2,9 +2,10 @@
 
 Weights are exact (`core/sizes.py`). Activations are those of the widest moment of a phase, in live tensors:
 
-    read     the states of all layers (the feature is one of them) and three widths of a feed forward
-    draw     per token: four widths of a feed forward and five of the model, or where weights are unpacked for their
-             use, two of a feed forward beside the unpacked weight; rotary factors
+    read     the states of all layers (the feature is one of them) and three widths of a feed forward; of SigLIP four
+             widths of the model and two of a feed forward
+    draw     per token: four widths of a feed forward and five of the model (nine of an Omni), or where weights are
+             unpacked for their use, two of a feed forward beside the unpacked weight; rotary factors
     decode   three pictures of the channels that the last stage reads; in tiles the same of one tile
     train    per token and main block what its backward pass needs; with checkpointing its input, and one block in full
 
@@ -20,11 +21,13 @@ from itertools import product
 from pathlib import Path
 
 from zit_app.core.files import read_json
-from zit_app.core.sizes import Config, Weights, text_encoder_weights, transformer_weights, vae_numbers
+from zit_app.core.sizes import Config, Weights, sight_numbers, text_encoder_weights, transformer_weights, vae_numbers
 
 SHARE = 0.85  # of the free memory: a card that is filled slows down tenfold on Windows before it fails
 SMALL = 1 << 30  # bytes; without a card, a text encoder below it stays in memory
 TILES = (512, 256)  # pixels
+_PARTS = ("transformer", "text_encoder", "vae")
+_SIGHT = 256  # patches into which SigLIP 2 divides a picture, at the most
 _TILE_STRIDE = 0.75  # diffusers' tiles overlap by a quarter
 PLACES = 2  # blocks that come and go take turns in two places: one computes, the next arrives
 # Widths of D a token that training keeps, by bytes of a number: of a block, at the most within one, at the end.
@@ -38,6 +41,7 @@ class Model:
     transformer: Config
     text_encoder: Config
     vae: Config
+    siglip: Config | None = None  # of an Omni
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Request:
-    """Pictures that are drawn together; ``adapters`` in bytes on the card."""
+    """Pictures that are drawn together; ``adapters`` in bytes on the card, ``references`` with width and height."""
 
     width: int
     height: int
@@ -60,11 +64,20 @@ class Request:
     guided: bool = False
     caption_tokens: int = 512
     adapters: int = 0
+    references: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The largest picture that the VAE sees: what is drawn, or a reference."""
+        return max([(self.width, self.height), *self.references], key=math.prod)
 
     @property
     def tokens(self) -> int:
         """Of all pictures with their captions, each run padded to 32, twice with guidance."""
         image = _padded(self.width * self.height // 256) + _padded(self.caption_tokens)
+        if self.references:  # their latents, what SigLIP sees, the ends of the caption around them, an empty sight
+            seen = sum(_padded(width * height // 256) + _SIGHT for width, height in self.references)
+            image += seen + (len(self.references) + 2) * 32
         return image * self.pictures * (2 if self.guided else 1)
 
 
@@ -111,7 +124,9 @@ class Layout:
 
 def read_model(folder: Path) -> Model:
     """The configurations of a model's folder."""
-    return Model(*(read_json(folder / part / "config.json") for part in ("transformer", "text_encoder", "vae")))
+    sight = folder / "siglip" / "config.json"
+    transformer, encoder, vae = (read_json(folder / part / "config.json") for part in _PARTS)
+    return Model(transformer, encoder, vae, read_json(sight) if sight.is_file() else None)
 
 
 def budget_of(free: int) -> int:
@@ -156,9 +171,10 @@ def _layout(
     away, one_by_one, tile = drawing
     resident = _resident(transformer_weights(model.transformer), away, numbers.stored, numbers.full)
     resident += vae_numbers(model.vae) * numbers.full
-    reading = _reading(model, numbers, request, encoder_away)
+    encoder = _encoder(model, numbers, encoder_away)
+    reading = _reading(model, numbers, request, encoder_away, stays)
     beside = stays or (budget is not None and resident + reading.total <= budget)
-    drawn = resident + (reading.weights if stays else 0)
+    drawn = resident + (encoder if stays else 0)
     phases = (
         Phase("read", reading.weights + (resident if beside else 0), reading.activations),
         Phase("draw", drawn + request.adapters, drawing_activations(model.transformer, numbers, request)),
@@ -173,6 +189,13 @@ def reading_activations(config: Config, numbers: Numbers, tokens: int) -> int:
     return tokens * numbers.text_full * (states + 3 * int(config["intermediate_size"]))
 
 
+def looking_activations(config: Config, numbers: Numbers) -> int:
+    """Bytes while SigLIP looks at one picture."""
+    config = config.get("vision_config", config)
+    widths = 4 * int(config.get("hidden_size", 768)) + 2 * int(config.get("intermediate_size", 3072))
+    return _SIGHT * numbers.text_full * widths
+
+
 def drawing_activations(config: Config, numbers: Numbers, request: Request) -> int:
     """Bytes of one call of the transformer."""
     width = int(config["dim"])
@@ -182,16 +205,18 @@ def drawing_activations(config: Config, numbers: Numbers, request: Request) -> i
     wide = max(4 * inner * token, 2 * inner * token + unpacked)
     if numbers.stored.endswith("-quanto"):  # scales the weight, not the product
         wide = max(wide, 2 * inner * token + 2 * unpacked)
-    return wide + 5 * width * token + rotary
+    # An Omni chooses scales and gates for each token: noisy ones have others than clean ones.
+    return wide + (9 if config.get("siglip_feat_dim") else 5) * width * token + rotary
 
 
 def decoding_activations(config: Config, numbers: Numbers, request: Request, one_by_one: bool, tile: int) -> int:
-    """Bytes while latents become pictures."""
+    """Bytes while latents become pictures, or a larger reference latents."""
     channels = [int(one) for one in config["block_out_channels"]]
     read = [channels[-1], *channels[:0:-1]]  # what each stage reads, from the smallest pictures to the largest
     stages = (3 * width / 4 ** (len(read) - 1 - level) for level, width in enumerate(read))
-    pixels = request.width * request.height
-    at_once = min(tile, request.width) * min(tile, request.height) if tile else pixels
+    width, height = request.largest
+    pixels = width * height
+    at_once = min(tile, width) * min(tile, height) if tile else pixels
     at_once *= 1 if one_by_one else request.pictures
     kept = 3 * pixels * numbers.full
     seams = kept / _TILE_STRIDE**2 if tile else 0
@@ -215,10 +240,20 @@ def training_bytes(
     return Phase("train", transformer_weights(config).size("", full) + adapter * optimizer, token * widths)
 
 
-def _reading(model: Model, numbers: Numbers, request: Request, away: int) -> Phase:
-    weights = text_encoder_weights(model.text_encoder)
-    resident = _resident(weights, away, numbers.text_stored, numbers.text_full)
-    return Phase("read", resident, reading_activations(model.text_encoder, numbers, request.caption_tokens))
+def _reading(model: Model, numbers: Numbers, request: Request, away: int, stays: bool = False) -> Phase:
+    """Prompts and pictures are read one after the other; the encoder is gone before SigLIP comes, or stays."""
+    encoder = _encoder(model, numbers, away)
+    text = Phase("read", encoder, reading_activations(model.text_encoder, numbers, request.caption_tokens))
+    if not request.references or model.siglip is None:
+        return text
+    weights = sight_numbers(model.siglip) * numbers.text_full + (encoder if stays else 0)
+    sight = Phase("read", weights, looking_activations(model.siglip, numbers))
+    return max(text, sight, key=lambda phase: phase.total)
+
+
+def _encoder(model: Model, numbers: Numbers, away: int) -> int:
+    """Bytes of the text encoder on the card."""
+    return _resident(text_encoder_weights(model.text_encoder), away, numbers.text_stored, numbers.text_full)
 
 
 def _resident(weights: Weights, away: int, stored: str, full: int) -> int:
@@ -232,7 +267,7 @@ def _away(layers: int) -> Iterator[int]:
 
 
 def _tiles(request: Request) -> tuple[int, ...]:
-    return tuple(tile for tile in TILES if tile < max(request.width, request.height))
+    return tuple(tile for tile in TILES if tile < max(request.largest))
 
 
 def _padded(tokens: int) -> int:

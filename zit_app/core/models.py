@@ -9,7 +9,7 @@ from zit_app.core import paths
 from zit_app.core.checkpoints import ENDINGS
 from zit_app.core.errors import ZitError, did_you_mean
 from zit_app.core.files import read_json, replacing, sha256_of, write_json
-from zit_app.core.flavours import BASE, TURBO, Flavour, Limits, read_flavour, read_limits
+from zit_app.core.flavours import BASE, OMNI_CLASS, TURBO, Flavour, Limits, read_flavour, read_limits
 from zit_app.core.headers import read_header
 from zit_app.core.single_files import PARTS, SOURCE, adopt_file, source_of
 
@@ -32,6 +32,7 @@ __all__ = [
 
 POCKET = ("pocket", "pocket-base")
 FOLDERS = {"turbo": "Z-Image-Turbo", "base": "Z-Image"}
+SIGHT = ("siglip", "siglip_processor")  # of an Omni, which looks at pictures
 STAMP = "assembled.json"  # file → SHA-256 of what the folder was assembled from
 
 
@@ -99,9 +100,10 @@ def check_folder(folder: Path) -> None:
     if not index.is_file():
         raise ZitError(f"{folder} is not a diffusers model folder.", remedy)
     kind = read_json(index).get("_class_name")
-    if kind != "ZImagePipeline":
+    if kind not in ("ZImagePipeline", OMNI_CLASS):
         raise ZitError(f"{folder} holds a {kind}, not a Z-Image.", "Give the folder of a Z-Image model.")
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    parts = (*PARTS, *SIGHT) if kind == OMNI_CLASS else PARTS
+    missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise ZitError(
             f"{folder} is incomplete: {', '.join(missing)} missing.", "Copy or download it again.", "weights"

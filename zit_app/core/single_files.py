@@ -21,7 +21,7 @@ from zit_app.core.part_files import SCHEDULER, PartFile, other_parts
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 SOURCE = "source.json"
-_SHAPE = ("in_channels", "dim", "n_layers", "n_refiner_layers", "n_heads", "cap_feat_dim")
+_SHAPE = ("in_channels", "dim", "n_layers", "n_refiner_layers", "n_heads", "cap_feat_dim", "siglip_feat_dim")
 _INDEX = {
     "_class_name": "ZImagePipeline",
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],

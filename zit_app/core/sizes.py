@@ -101,6 +101,18 @@ def text_encoder_weights(config: Config) -> Weights:
     return Weights(linears, 0, 2 * width + 2 * head, int(config["num_hidden_layers"]), (), rest)
 
 
+def sight_numbers(config: Config) -> int:
+    """Parameters of an Omni's SigLIP 2; what its configuration leaves out is as in transformers."""
+    config = config.get("vision_config", config)
+    width, inner = int(config.get("hidden_size", 768)), int(config.get("intermediate_size", 3072))
+    patch = int(config.get("num_channels", 3)) * int(config.get("patch_size", 16)) ** 2
+    feed_forward = 2 * width * inner + inner + width
+    layer = 4 * width + 4 * width * (width + 1) + feed_forward
+    embedding = width * (patch + 1) + int(config.get("num_patches", 256)) * width
+    head = width + 4 * width * (width + 1) + 2 * width + feed_forward  # it has one that is not asked
+    return embedding + int(config.get("num_hidden_layers", 12)) * layer + 2 * width + head
+
+
 def transformer_numbers(config: Config) -> int:
     """Parameters of a Z-Image transformer."""
     return transformer_weights(config).numbers

@@ -31,6 +31,14 @@ class LoraRecipe:
 
 
 @dataclass(frozen=True)
+class ReferenceRecipe:
+    """A picture that the prompt speaks of: file name, SHA-256 of the file."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides one picture. ``model_hash`` identifies the transformer by its content.
 
@@ -63,6 +71,7 @@ class Recipe:
     larger_strength: float = 0.3  # counts only with a second pass
     larger_steps: int = 0  # before the strength took its share
     attention: str = "native"
+    references: tuple[ReferenceRecipe, ...] = ()  # in the order of the prompt
 
     @property
     def drawn_size(self) -> tuple[int, int]:
@@ -89,6 +98,9 @@ class Recipe:
             facts.append(f"Denoising strength: {self.larger_strength:g}")
         if self.mask:
             facts.append(f"Mask blur: {self.mask_blur}")
+        if self.references:
+            names = ", ".join(one.name for one in self.references)
+            facts.append(f"References: {json.dumps(names, ensure_ascii=False)}")
         if self.larger > 1:
             facts.append(f"Hires upscale: {self.larger:g}, Hires steps: {self.larger_steps}, Hires upscaler: Lanczos")
         if self.template:
@@ -123,7 +135,8 @@ def read_recipe(path: Path) -> Recipe:
             given = json.loads(picture.info["zit"])
         given.pop("version")
         loras = tuple(LoraRecipe(**lora) for lora in given.pop("loras"))
-        return Recipe(**{**given, "sigmas": tuple(given["sigmas"]), "loras": loras})
+        references = tuple(ReferenceRecipe(**one) for one in given.pop("references", ()))
+        return Recipe(**{**given, "sigmas": tuple(given["sigmas"]), "loras": loras, "references": references})
     except FileNotFoundError as error:
         raise ZitError(f"{path} does not exist.", "Check the path.") from error
     except (OSError, SyntaxError, KeyError, ValueError, TypeError, AttributeError) as error:

@@ -6,6 +6,7 @@ Shapes: B pictures, H W pixels.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -21,9 +22,16 @@ from zit_app.core.memory import Request
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.data.index import component_fingerprint
-from zit_app.data.recipe import LoraRecipe, Recipe, picture_paths, save_png
+from zit_app.data.recipe import LoraRecipe, Recipe, ReferenceRecipe, picture_paths, save_png
 from zit_app.engine.plan import Plan, Shot, make_plan, note_idle
-from zit_app.engine.source_picture import keep_source, mask_tensor, put_back, source_tensor
+from zit_app.engine.source_picture import (
+    keep_source,
+    mask_tensor,
+    middle_tensor,
+    put_back,
+    source_tensor,
+    whole_patches,
+)
 from zit_app.engine.step_preview import StepPreview
 from zit_app.engine.warm import Warm
 from zit_app.flow.solvers import SOLVERS, StepCallback
@@ -31,8 +39,10 @@ from zit_app.model.adapter_files import Adapter, read_adapter
 from zit_app.model.adapter_stack import AdapterStack, apply_adapters
 from zit_app.model.attention import attention
 from zit_app.model.draw import draw_latents, starting_point
+from zit_app.model.forward import predict_velocity
 from zit_app.model.latents import decode_latents, encode_pictures, normalise
 from zit_app.model.loading import default_device, find_model, read_flavour, read_limits
+from zit_app.model.omni import Reference, looking_at, segments
 
 AdapterUse = tuple[Adapter, float, int, int]  # weight, first step, last step
 
@@ -83,13 +93,15 @@ def draw(
 ) -> int:
     """Draw the shots of a plan to their paths; returns how many were saved, fewer when asked to stop."""
     warm.arrange(folder, plan.formats, _request(plan, adapters), progress)
-    caps = warm.features(folder, plan.formats, plan.prompts, plan.max_length, progress)
+    captions = _captions(plan, folder, progress, warm)
+    sights = warm.sights(folder, plan.formats, plan.references, progress) if plan.references else []
     transformer, vae = warm.drawing(folder, plan.formats, progress)
     stack = apply_adapters(transformer, adapters)
     try:
         _report_adapters(stack, progress)
         recipes = _recipes(settings, plan, folder, adapters)
-        easel = _Easel(plan, caps, transformer, vae, stack, progress, warm.colours())
+        references = [_reference(vae, *seen) for seen in zip(plan.references, sights, strict=True)]
+        easel = _Easel(plan, captions, references, transformer, vae, stack, progress, warm.colours())
         with attention(plan.attention):
             return _draw(easel, recipes, paths)
     finally:
@@ -101,7 +113,22 @@ def _request(plan: Plan, adapters: Sequence[AdapterUse]) -> Request:
     width, height = plan.larger.size if plan.larger else plan.size
     together = max((len(batch) for batch in plan.batches), default=1)
     size = sum(adapter.path.stat().st_size for adapter, *_ in adapters)
-    return Request(width, height, together, plan.guidance > 0, plan.max_length, size)
+    references = tuple(whole_patches(picture) for picture in plan.references)
+    return Request(width, height, together, plan.guidance > 0, plan.max_length, size, references)
+
+
+def _captions(plan: Plan, folder: Path, progress: Progress, warm: Warm) -> dict[str, list[torch.Tensor]]:
+    """The features of every prompt, in segments where pictures stand between them."""
+    count = len(plan.references)
+    parts = {prompt: segments(prompt, count) if count else [prompt] for prompt in plan.prompts}
+    texts = list(dict.fromkeys(chain.from_iterable(parts.values())))
+    found = warm.features(folder, plan.formats, texts, plan.max_length, progress, template=not count)
+    return {prompt: [found[part] for part in own] for prompt, own in parts.items()}
+
+
+def _reference(vae: AutoencoderKL, picture: Image.Image, sight_RSD: torch.Tensor) -> Reference:
+    latents_1CHW = normalise(vae, encode_pictures(vae, middle_tensor(picture))[0])
+    return Reference(latents_1CHW[0], sight_RSD)
 
 
 def _check_out(out: Path | None, plan: Plan) -> None:
@@ -129,6 +156,7 @@ def _recipes(settings: GenerateSettings, plan: Plan, folder: Path, adapters: Seq
     image, mask = Path(settings.image), Path(settings.mask)
     image_sha256 = keep_source(image) if plan.source else ""
     mask_sha256 = keep_source(mask) if plan.mask else ""
+    references = tuple(ReferenceRecipe(Path(file).name, keep_source(Path(file))) for file in settings.references)
     return [
         Recipe(
             prompt=shot.prompt,
@@ -153,6 +181,7 @@ def _recipes(settings: GenerateSettings, plan: Plan, folder: Path, adapters: Seq
             mask=mask.name,
             mask_sha256=mask_sha256,
             mask_blur=plan.mask_blur,
+            references=references,
             larger=settings.larger,
             larger_strength=settings.larger_strength,
             larger_steps=plan.larger.steps if plan.larger else 0,
@@ -167,7 +196,8 @@ class _Easel:
     """What is the same for every batch, and how many steps are behind."""
 
     plan: Plan
-    caps: dict[str, torch.Tensor]
+    captions: dict[str, list[torch.Tensor]]
+    references: list[Reference]
     transformer: ZImageTransformer2DModel
     vae: AutoencoderKL
     stack: AdapterStack
@@ -188,10 +218,13 @@ class _Easel:
         start = starting_point(seeds, self.transformer.in_channels, size, sigmas, pictures)
         run = self.progress.run
         preview = StepPreview(run.folder, self.colours, start, sigmas) if run else None
+        caps = [self.captions[shot.prompt] for shot in shots]
+        negative = [self.captions[plan.negative_prompt]] * len(shots) if plan.guidance > 0 else []
+        lengths = [[len(part) for part in own] for own in (*caps, *negative)]
         latents = draw_latents(
             self.transformer,
-            [self.caps[shot.prompt] for shot in shots],
-            [self.caps[plan.negative_prompt] for _ in shots] if plan.guidance > 0 else [],
+            [torch.cat(own) for own in caps],
+            [torch.cat(own) for own in negative],
             seeds,
             size,
             sigmas,
@@ -201,6 +234,7 @@ class _Easel:
             SOLVERS[plan.solver],
             pictures,
             mask,
+            looking_at(self.references, lengths) if self.references else predict_velocity,
         )
         self.done += len(sigmas)
         if self.progress.stop_requested():

@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 
 from zit_app.core.errors import ZitError
-from zit_app.core.generate_settings import GenerateSettings, enlarged
+from zit_app.core.generate_settings import GenerateSettings, enlarged, together
 from zit_app.core.progress import Progress
 from zit_app.data.wildcards import literal, resolved
-from zit_app.engine.source_picture import natural_size, open_mask, open_source
+from zit_app.engine.source_picture import REFERENCE_PIXELS, as_reference, natural_size, open_mask, open_source
 from zit_app.flow.schedule import nodes, redrawing
 from zit_app.model.attention import choose
 from zit_app.model.loading import Flavour, Limits, default_dtype
 from zit_app.model.precision import Formats, formats
 
 PICTURE_STEPS = 12  # from a picture, at least: strength 0.75 leaves 9 of them (the documents' default)
-TOKENS_A_BATCH, PICTURES_A_BATCH = 4096, 16  # one picture of 1024² is 4096 tokens; small ones are drawn together
+SEGMENT = 32  # tokens at the most that a reference, and the end behind the last one, adds to a caption
 
 Size = tuple[int, int]  # width, height
 
@@ -58,6 +58,7 @@ class Plan:
     mask: Image.Image | None  # of the source's size, white where it is redrawn
     mask_blur: int
     strength: float
+    references: tuple[Image.Image, ...]  # pictures that the prompt speaks of
     larger: Larger | None
     attention: str
 
@@ -73,15 +74,14 @@ class Plan:
 
     @property
     def prompts(self) -> list[str]:
-        """Every text that is to be encoded, once."""
+        """Every prompt that is to be read, once."""
         negative = [self.negative_prompt] if self.guidance > 0 else []
         return list(dict.fromkeys([shot.prompt for shot in self.shots] + negative))
 
     @property
     def batches(self) -> list[range]:
         """Which shots are drawn together."""
-        width, height = self.larger.size if self.larger else self.size
-        count = max(1, min(PICTURES_A_BATCH, TOKENS_A_BATCH // (width * height // 256)))
+        count = max(1, together(self.larger.size if self.larger else self.size) // (1 + len(self.references)))
         return [range(i, min(i + count, len(self.shots))) for i in range(0, len(self.shots), count)]
 
 
@@ -104,7 +104,9 @@ def make_plan(settings: GenerateSettings, flavour: Flavour, limits: Limits, devi
         except UnicodeEncodeError as error:
             raise ZitError("The prompt holds bytes that are no text.", "Write it as UTF-8.") from error
     source, mask = _pictures(settings)
-    natural = natural_size(source, flavour, limits) if source else (flavour.pixels, flavour.pixels)
+    references = _references(settings, limits)
+    shape = source or (references[-1] if references else None)
+    natural = natural_size(shape, flavour, limits) if shape else (flavour.pixels, flavour.pixels)
     size = (settings.width or natural[0], settings.height or natural[1])
     _check_size(size, limits)
     kept = formats(settings.precision, settings.text_precision, device, default_dtype(device))
@@ -115,12 +117,13 @@ def make_plan(settings: GenerateSettings, flavour: Flavour, limits: Limits, devi
         sigmas=_sigmas(settings, flavour, source is not None),
         guidance=flavour.guidance if settings.guidance < 0 else settings.guidance,
         formats=kept,
-        max_length=min(settings.max_sequence_length, limits.tokens),
+        max_length=min(settings.max_sequence_length, limits.tokens - _beside(len(references))),
         solver=settings.solver,
         source=source,
         mask=mask,
         mask_blur=settings.mask_blur,
         strength=settings.strength,
+        references=references,
         larger=_larger(settings, flavour, limits, size),
         attention=choose(settings.attention, device, kept.dtype),
     )
@@ -155,6 +158,26 @@ def _pictures(settings: GenerateSettings) -> tuple[Image.Image | None, Image.Ima
     if settings.larger > 1:
         raise ZitError("A picture with a mask is not drawn larger: what the mask keeps would change.", "Do one first.")
     return source, open_mask(Path(settings.mask), source)
+
+
+def _references(settings: GenerateSettings, limits: Limits) -> tuple[Image.Image, ...]:
+    """The pictures that the prompt speaks of."""
+    count = len(settings.references)
+    if count and not limits.references:
+        raise ZitError(
+            "This model looks at no pictures.",
+            "Give a Z-Image Omni or Edit; --image begins from a picture with every model.",
+        )
+    if count > limits.references:
+        raise ZitError(f"{count} pictures are too many to look at.", f"Give at most {limits.references}.")
+    area = settings.width * settings.height or REFERENCE_PIXELS
+    files = [Path(file) for file in settings.references]
+    return tuple(as_reference(open_source(file), area, limits, file.name) for file in files)
+
+
+def _beside(references: int) -> int:
+    """Tokens of a caption that are not the prompt's."""
+    return SEGMENT * (references + 1) if references else 0
 
 
 def _check_size(size: Size, limits: Limits) -> None:

@@ -17,6 +17,8 @@ from zit_app.core.models import Flavour, Limits
 from zit_app.core.paths import inputs
 from zit_app.model.draw import PIXELS_PER_LATENT
 
+REFERENCE_PIXELS = 1024 * 1024  # an Omni looks at smaller pictures as they are
+SMALLEST_SIDE, LONGEST = 64, 8
 _SHAPE = 0.02  # how far the shapes of a picture and its mask may differ
 
 
@@ -58,6 +60,37 @@ def natural_size(picture: Image.Image, flavour: Flavour, limits: Limits) -> tupl
     width, height = picture.size
     scale = min(flavour.pixels / (width * height) ** 0.5, limits.width / width, limits.height / height)
     return max(16, round(width * scale / 16) * 16), max(16, round(height * scale / 16) * 16)
+
+
+def as_reference(picture: Image.Image, area: int, limits: Limits, name: str) -> Image.Image:
+    """A picture that the prompt speaks of, as an Omni looks at it: as it is, or of ``area`` pixels when it is larger
+    than 1024².
+
+    Raises ZitError for one that is too small or too long for it (the limits of diffusers' pipeline).
+    """
+    width, height = picture.size
+    if min(width, height) < SMALLEST_SIDE:
+        raise ZitError(f"{name} is only {width}x{height}.", f"Give one of at least {SMALLEST_SIDE} pixels a side.")
+    if max(width, height) > LONGEST * min(width, height):
+        raise ZitError(f"{name} is too long: {width}x{height}.", f"Cut it to at most {LONGEST}:1.")
+    if width * height > REFERENCE_PIXELS:
+        scale = (area / (width * height)) ** 0.5
+        picture = picture.resize((int(width * scale), int(height * scale)), Image.Resampling.LANCZOS)
+    if picture.width > limits.width or picture.height > limits.height:
+        picture = ImageOps.contain(picture, (limits.width, limits.height), Image.Resampling.LANCZOS)
+    return picture
+
+
+def whole_patches(picture: Image.Image) -> tuple[int, int]:
+    """Width and height of the middle of a picture that is made of whole patches of 16 pixels."""
+    return picture.width // 16 * 16, picture.height // 16 * 16
+
+
+def middle_tensor(picture: Image.Image) -> torch.Tensor:
+    """(1, 3, H, W) in -1 … 1 of that middle, not scaled."""
+    width, height = whole_patches(picture)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return source_tensor(picture.crop((left, top, left + width, top + height)), (width, height))
 
 
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -8,21 +8,32 @@ decodes whole pictures, one by one or in tiles. Without a card everything lies i
 
 import gc
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+from PIL import Image
 
 from zit_app.core.memory import Layout, Numbers, Request, budget_of, plan_layout, read_model
+from zit_app.core.models import SIGHT
 from zit_app.core.progress import Progress
 from zit_app.core.single_files import SOURCE
 from zit_app.data.index import component_fingerprint
 from zit_app.model.latents import colour_map, set_decoding
-from zit_app.model.loading import default_device, load_text_encoder, load_transformer, load_vae, read_flavour
+from zit_app.model.loading import (
+    default_device,
+    load_sight,
+    load_text_encoder,
+    load_transformer,
+    load_vae,
+    read_flavour,
+)
+from zit_app.model.omni import see
 from zit_app.model.precision import Formats
-from zit_app.model.text import encode_prompts, token_count
+from zit_app.model.text import apply_template, encode_texts, token_count
 
 MOST_PROMPTS = 256  # at up to 2.6 MB each
 
@@ -45,7 +56,9 @@ class Warm:
         self._parts: dict[str, Any] = {}
         self._away = 0  # blocks of the loaded transformer that come for their turn
         self._layout: Layout | None = None
-        self._read: dict[tuple[tuple[str, torch.dtype, str], str, int], torch.Tensor] = {}
+        self._read: dict[tuple[tuple[str, torch.dtype, str, bool], str, int], torch.Tensor] = {}
+        self._sight = ""  # hash of an Omni's SigLIP
+        self._seen: dict[tuple[str, torch.dtype, tuple[int, int], bytes], torch.Tensor] = {}
         self._cut: set[tuple[str, int]] = set()  # prompts that are longer than what is read of them
 
     def clear(self) -> None:
@@ -53,6 +66,7 @@ class Warm:
         self._key = self._layout = None
         self._parts.clear()
         self._read.clear()
+        self._seen.clear()
         _collect()
 
     def arrange(self, folder: Path, formats: Formats, request: Request, progress: Progress) -> Layout:
@@ -73,25 +87,31 @@ class Warm:
         return layout
 
     def features(
-        self, folder: Path, formats: Formats, prompts: Sequence[str], max_length: int, progress: Progress
+        self,
+        folder: Path,
+        formats: Formats,
+        prompts: Sequence[str],
+        max_length: int,
+        progress: Progress,
+        template: bool = True,
     ) -> Features:
-        """Text features of each prompt, on the CPU."""
+        """Text features of each prompt, on the CPU; without ``template`` of texts that are complete as they are."""
         layout = self._layout_for(folder, formats, progress)
         if len(self._read) > MOST_PROMPTS:
             self._read.clear()
-        kind = (self._encoder, formats.text_dtype, formats.text_stored)
+        kind = (self._encoder, formats.text_dtype, formats.text_stored, template)
         missing = [prompt for prompt in prompts if (kind, prompt, max_length) not in self._read]
         if missing:
             progress.stage("Reading the prompts")
-            if not layout.encoder_beside and layout.budget is not None:
-                self._drop("transformer", "vae")
+            self._make_room(layout)
             tokenizer, encoder = self._parts.get("text_encoder") or load_text_encoder(
                 folder, default_device(), formats.text_dtype, formats.text_stored, layout.encoder_away
             )
             for prompt in missing:
-                if token_count(tokenizer, prompt) > max_length:
+                text = apply_template(tokenizer, prompt) if template else prompt
+                if token_count(tokenizer, text) > max_length:
                     self._cut.add((prompt, max_length))
-                found = encode_prompts(tokenizer, encoder, [prompt], max_length)[0]
+                found = encode_texts(tokenizer, encoder, [text], max_length)[0]
                 self._read[kind, prompt, max_length] = found.cpu()
             if layout.encoder_stays:
                 self._parts["text_encoder"] = (tokenizer, encoder)
@@ -100,6 +120,26 @@ class Warm:
         if any((prompt, max_length) in self._cut for prompt in prompts):
             progress.note(f"A prompt is longer than {max_length} tokens: its end is not read.")
         return {prompt: self._read[kind, prompt, max_length] for prompt in prompts}
+
+    def sights(
+        self, folder: Path, formats: Formats, pictures: Sequence[Image.Image], progress: Progress
+    ) -> list[torch.Tensor]:
+        """What an Omni's SigLIP sees in each picture, on the CPU; it is on the card only to look at new ones."""
+        layout = self._layout_for(folder, formats, progress)
+        if len(self._seen) > MOST_PROMPTS:
+            self._seen.clear()
+        kind = (self._sight, formats.text_dtype)
+        keys = [(*kind, picture.size, sha256(picture.tobytes()).digest()) for picture in pictures]
+        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._seen}
+        if missing:
+            progress.stage("Looking at the pictures")
+            self._make_room(layout)
+            processor, siglip = load_sight(folder, default_device(), formats.text_dtype)
+            for key, picture in missing.items():
+                self._seen[key] = see(processor, siglip, picture).cpu()
+            del siglip
+            _collect()
+        return [self._seen[key] for key in keys]
 
     def drawing(
         self, folder: Path, formats: Formats, progress: Progress
@@ -137,6 +177,13 @@ class Warm:
             self._drop(*self._parts)
             self._key, self._layout = key, None
             self._encoder = component_fingerprint(folder / "text_encoder", folder / "tokenizer")
+            sight = [folder / part for part in SIGHT if (folder / part).is_dir()]
+            self._sight = component_fingerprint(*sight) if sight else ""
+
+    def _make_room(self, layout: Layout) -> None:
+        """For what reads prompts and pictures, where it does not fit beside what draws."""
+        if not layout.encoder_beside and layout.budget is not None:
+            self._drop("transformer", "vae")
 
     def _drop(self, *names: str) -> None:
         for name in names:

@@ -12,6 +12,7 @@ from zit_app.flow.schedule import noisy
 from zit_app.flow.solvers import Solver, StepCallback, VelocityFn, euler
 from zit_app.model.adapter_stack import AdapterStack
 from zit_app.model.forward import predict_velocity
+from zit_app.model.omni import Predict
 
 PIXELS_PER_LATENT = 8
 
@@ -54,6 +55,7 @@ def draw_latents(
     solver: Solver = euler,
     picture: torch.Tensor | None = None,
     mask_1HW: torch.Tensor | None = None,
+    predict: Predict = predict_velocity,
 ) -> torch.Tensor:
     """Normalised latents (B, C, H, W), float32, one picture a caption and seed.
 
@@ -61,6 +63,7 @@ def draw_latents(
     second forward with ``neg_caps``: ``v = pos + guidance (pos - neg)``. ``callback(i, x)`` sees x after each step
     and stops the run by returning true. With ``picture`` (normalised latents, of one or of B pictures) its noisy
     version is where it begins; where ``mask`` is 0 it stays as it is, where it is 1 it is redrawn.
+    ``predict`` is `omni.looking_at` when there are pictures to look at.
     """
     device = transformer.device
     x_BCHW = starting_point(seeds, transformer.in_channels, size, sigmas, picture).to(device)
@@ -71,7 +74,7 @@ def draw_latents(
         if adapters is not None:
             adapters.set_step(step)
         x = torch.cat([x_BCHW, x_BCHW]) if guided else x_BCHW
-        v = predict_velocity(transformer, x, sigma.expand(len(x)), captions)
+        v = predict(transformer, x, sigma.expand(len(x)), captions)
         if not guided:
             return v
         positive, negative = v.chunk(2)

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF, ZImageTransformer2DModel
 from torch.utils.checkpoint import checkpoint
 
+from zit_app.model.omni import predict_seeing
+
 PATCH = 2
 PATCH_KEY = f"{PATCH}-1"  # patch size 2, one frame
 
@@ -24,6 +26,8 @@ def predict_velocity(
     transformer: ZImageTransformer2DModel, x_BCHW: torch.Tensor, sigma_B: torch.Tensor, caps: list[torch.Tensor]
 ) -> torch.Tensor:
     """``v = -transformer(x, 1 - sigma, caption)``, in ``x``'s type. ``caps``: one (L, D) tensor a sample."""
+    if transformer.siglip_embedder is not None:  # its pictures stand elsewhere behind the caption
+        return predict_seeing(transformer, x_BCHW, sigma_B, caps)
     x = x_BCHW.to(transformer.dtype)
     t_B = (1 - sigma_B).to(x.device)
     caps = [cap.to(x) for cap in caps]

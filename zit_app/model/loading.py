@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -48,6 +48,7 @@ __all__ = [
     "default_dtype",
     "find_model",
     "list_models",
+    "load_sight",
     "load_text_encoder",
     "load_transformer",
     "load_vae",
@@ -105,6 +106,25 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoenco
     else:
         vae = load_vae_file(files[0], prefix_of(part), read_json(part / "config.json"), dtype)
     return vae.to(device).eval().requires_grad_(False)
+
+
+def load_sight(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The picture processor and the frozen SigLIP of an Omni's folder.
+
+    Raises ZitError when they are damaged or of another kind.
+    """
+    from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+    from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionModel
+
+    part = folder / "siglip"
+    weight_files(part)
+    try:
+        processor = Siglip2ImageProcessorPil.from_pretrained(folder / "siglip_processor")
+        siglip: Any = Siglip2VisionModel.from_pretrained(part, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        what = f"{part} holds no SigLIP 2 that can be loaded."
+        raise ZitError(what, "Copy or download it again.", "weights") from error
+    return processor, siglip.to(device).eval().requires_grad_(False)
 
 
 def load_text_encoder(

@@ -26,12 +26,11 @@ def token_counter(tokenizer: Path) -> Callable[[str], int]:
     return lambda text: len(words(text, add_special_tokens=False).input_ids)
 
 
-def token_count(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
-    """How many tokens a prompt is with its template, before any end is cut off."""
-    return len(tokenizer(apply_template(tokenizer, prompt)).input_ids)
+def token_count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """How many tokens a text is, its template included where it has one, before any end is cut off."""
+    return len(tokenizer(text).input_ids)
 
 
-@torch.no_grad()
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase,
     encoder: PreTrainedModel,
@@ -43,9 +42,16 @@ def encode_prompts(
     Equal to ``ZImagePipeline.encode_prompt``, which pads to ``max_length``: the encoder is causal and padding stands
     on the right, so real tokens never see it. Padding to the longest prompt costs a fraction.
     """
-    texts = [apply_template(tokenizer, prompt) for prompt in prompts]
+    return encode_texts(tokenizer, encoder, [apply_template(tokenizer, prompt) for prompt in prompts], max_length)
+
+
+@torch.no_grad()
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, texts: Sequence[str], max_length: int
+) -> list[torch.Tensor]:
+    """The same of texts as they are, without a template around them."""
     tokens = tokenizer(
-        texts, padding=True, padding_side="right", max_length=max_length, truncation=True, return_tensors="pt"
+        list(texts), padding=True, padding_side="right", max_length=max_length, truncation=True, return_tensors="pt"
     )
     mask_BL = tokens.attention_mask.to(encoder.device).bool()
     outputs = encoder(

@@ -18,7 +18,7 @@ import httpx
 from zit_app.core import captioners, lock, paths, workers
 from zit_app.core.errors import ZitError, did_you_mean
 from zit_app.core.files import read_json, write_json, writing
-from zit_app.core.models import FOLDERS, PARTS, check_folder
+from zit_app.core.models import FOLDERS, PARTS, SIGHT, check_folder
 from zit_app.core.progress import Progress
 from zit_app.core.quiet import quiet
 from zit_app.core.run import Run
@@ -222,7 +222,7 @@ def _wanted(files: list[RemoteFile], without: tuple[str, ...]) -> list[RemoteFil
     for remote in files:
         place = PurePosixPath(remote.path).parts
         plain = remote.path.endswith(_WANTED) and "\\" not in remote.path and not place[-1].startswith(".")
-        in_part = len(place) == 2 and place[0] in PARTS and place[0] not in without
+        in_part = len(place) == 2 and place[0] in (*PARTS, *SIGHT) and place[0] not in without
         if plain and (in_part or (place == (_INDEX,) and not without)):
             found.append(remote)
     return sorted(found, key=lambda remote: (remote.path == _INDEX, remote.size))

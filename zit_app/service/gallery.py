@@ -75,8 +75,9 @@ def restore(png: Path) -> Restored:
     except ZitError:
         return _restore_foreign(read_parameters(png))
     found = [(lora, _file_of(lora.sha256)) for lora in recipe.loras]
-    image = next(paths.inputs().glob(f"{recipe.image_sha256[:32]}.*"), None) if recipe.image else None
-    mask = next(paths.inputs().glob(f"{recipe.mask_sha256[:32]}.*"), None) if recipe.mask else None
+    image = _kept(recipe.image_sha256) if recipe.image else None
+    mask = _kept(recipe.mask_sha256) if recipe.mask else None
+    references = [(one.name, _kept(one.sha256)) for one in recipe.references]
     settings = GenerateSettings(
         prompts=(literal(recipe.prompt),),
         negative_prompt=recipe.negative_prompt,
@@ -91,6 +92,7 @@ def restore(png: Path) -> Restored:
         strength=recipe.strength,
         mask=str(mask or "") if image else "",
         mask_blur=recipe.mask_blur,
+        references=tuple(str(file) for _, file in references if file),
         larger=recipe.larger,
         larger_strength=recipe.larger_strength,
         larger_steps=recipe.larger_steps,
@@ -102,7 +104,7 @@ def restore(png: Path) -> Restored:
     )
     model = _model_of(recipe.model)
     lost = [one.name for one, file in found if file is None]
-    lost += [name for name, file in ((recipe.image, image), (recipe.mask, mask)) if name and file is None]
+    lost += [name for name, file in ((recipe.image, image), (recipe.mask, mask), *references) if name and file is None]
     return Restored(settings, model, tuple(lost if model else [recipe.model, *lost]))
 
 
@@ -126,6 +128,11 @@ def _restore_foreign(given: Parameters) -> Restored:
 def _model_of(folder: str) -> str:
     """The name of the model here whose folder, or name, a picture tells; "" when it is not here."""
     return next((info.name for info in list_models() if info.ready and folder in (info.name, info.path.name)), "")
+
+
+def _kept(sha256: str) -> Path | None:
+    """The copy of a picture that another one was drawn from."""
+    return next(paths.inputs().glob(f"{sha256[:32]}.*"), None)
 
 
 def _file_of(sha256: str) -> Path | None:

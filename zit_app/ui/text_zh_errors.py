@@ -81,8 +81,9 @@ ERRORS = {
     "Choose English, or another captioner.": "请选择英文，或另一个描述模型。",
     "The captioner's chat template has no place for a picture.": "描述模型的对话模板中没有图片的位置。",
     # models
-    "{} is a Z-Image Omni, which is not supported yet.": "{0} 是 Z-Image Omni，尚不支持。",
-    "Give a Turbo or Base model.": "请提供 Turbo 或 Base 模型。",
+    "{} is a Z-Image Omni, which needs its SigLIP beside it.": "{0} 是 Z-Image Omni，还需要它的 SigLIP。",
+    "Give it as a diffusers folder.": "请提供它的 diffusers 文件夹。",
+    "{} holds no SigLIP 2 that can be loaded.": "{0} 中没有可载入的 SigLIP 2。",
     "{} is an incomplete Z-Image transformer.": "{0} 是不完整的 Z-Image 模型。",
     "{} stores its weights as {}, which cannot be read.": "{0} 以 {1} 格式存储权重，无法读取。",
     "Get its bf16, fp8, int8 or GGUF version.": "请获取它的 bf16、fp8、int8 或 GGUF 版本。",
@@ -325,6 +326,16 @@ ERRORS = {
     "Give only one of the two.": "请只填写其中一个。",
     "The prompt holds bytes that are no text.": "提示词中有不是文字的字节。",
     "Write it as UTF-8.": "请用 UTF-8 书写。",
+    "This model looks at no pictures.": "此模型不看参考图片。",
+    "Give a Z-Image Omni or Edit; --image begins from a picture with every model.": (
+        "请选择 Z-Image Omni 或 Edit；任何模型都可以从起始图片开始。"
+    ),
+    "{} pictures are too many to look at.": "{0} 张参考图片太多了。",
+    "Give at most {}.": "最多 {0} 张。",
+    "{} is only {}x{}.": "{0} 只有 {1}x{2}。",
+    "Give one of at least {} pixels a side.": "请提供每边至少 {0} 像素的图片。",
+    "{} is too long: {}x{}.": "{0} 太长：{1}x{2}。",
+    "Cut it to at most {}:1.": "请裁到不超过 {0}:1。",
     "A mask needs a picture.": "蒙版需要一张起始图片。",
     "Give the picture with --image.": "请提供起始图片。",
     "A picture with a mask is not drawn larger: what the mask keeps would change.": (
