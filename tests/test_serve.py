@@ -160,6 +160,26 @@ def test_what_cannot_be_drawn_is_refused_in_one_sentence(
     assert len(served()) == before
 
 
+@pytest.mark.parametrize(
+    ("path", "given", "english", "chinese"),
+    [
+        ("/generate", {}, "Write what the picture shows.", "请写出图片的内容。"),
+        (IMAGES, {"json": {"prompt": "a", "size": "64"}}, "'64' is not understood.", "无法理解 '64'。"),
+        (IMAGES, {"json": {"prompt": "a", "siez": "1x1"}}, "Did you mean 'size'?", "您是指 'size' 吗？"),
+        (IMAGES, {"json": {"prompt": "a", "quality": "hd"}}, "Only auto / standard works", "只能是 auto / standard"),
+        ("/v1/images/edits", {}, "There is no /v1/images/edits.", "没有 /v1/images/edits。"),
+        (IMAGES, {"content": b"{", "headers": {"content-type": "application/json"}}, "not JSON", "不是 JSON"),
+    ],
+)
+def test_answers_are_in_the_language_of_the_program(
+    service: Service, path: str, given: dict[str, Any], english: str, chinese: str
+) -> None:
+    for language, words in ((None, english), ("fr, en;q=0.5", english), ("zh-CN,zh;q=0.9,en;q=0.8", chinese)):
+        headers = given.get("headers", {}) | ({"accept-language": language} if language else {})
+        answer = service.post(path, **{**given, "headers": headers}).json()["error"]
+        assert words in answer["message"] and answer["message"].endswith((".", "?", "。", "？")), answer
+
+
 def test_health_needs_nothing_and_other_methods_are_named(service: Service) -> None:
     assert service.client.get("/health").json() == {"status": "ok", "queued": 0}
     answer = service.client.get("/generate")

@@ -4,7 +4,8 @@
     POST /v1/images/generations  as OpenAI's: prompt, n, size, model … → pictures in base64
     GET  /health                 for whoever looks after the process; needs no password
 
-Errors have the form of OpenAI's, {"error": {"message", "type", "param", "code"}}, everywhere.
+Errors have the form of OpenAI's, {"error": {"message", "type", "param", "code"}}, everywhere; the message is in the
+language of Accept-Language.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from zit_app.service.serving import Serving, Wish
 from zit_app.service.throttle import LoginThrottle
 from zit_app.ui.api_wishes import Denied, plain_wish, refused, wish_as_openai
 from zit_app.ui.doors import is_foreign, is_from_elsewhere, is_own, read_body, sending
+from zit_app.ui.text import Words, preferred
 
 ENDED = ("done", "stopped", "failed", "interrupted")
 LOOK_SECONDS = 0.1  # between two looks at a run and at whether its caller is still there
@@ -55,14 +57,15 @@ class Api:
             await WebSocketClose()(scope, receive, send)
             return
         request = Request(scope, receive)
+        words = Words(preferred(request.headers.get("accept-language", "")))
         try:
             answer: ASGIApp = await self._answer(request)
         except ClientDisconnect:
             return
         except Denied as denied:
-            answer = denied.answer()
+            answer = denied.answer(words)
         except ZitError as error:
-            answer = Denied(500, str(error)).answer()
+            answer = Denied(500, error).answer(words)
         await answer(scope, receive, sending(send))
 
     async def _answer(self, request: Request) -> Response:
@@ -73,11 +76,11 @@ class Api:
             return JSONResponse({"status": "ok", "queued": len(await asyncio.to_thread(queue.order))})
         self._check_password(request)
         if path not in self.routes:
-            raise Denied(404, f"There is no {path}. Known: {', '.join(self.routes)}, /health.", code="not_found")
+            raise Denied(404, "api.path", code="not_found", path=path, known=", ".join([*self.routes, "/health"]))
         _check_method(method, "POST")
         body = await read_body(request)
         if body is None:
-            raise Denied(413, "The request is too large.")
+            raise Denied(413, "api.large")
         return await self.routes[path](request, _fields(body, request.headers.get("content-type", "")))
 
     async def _generate(self, request: Request, fields: Mapping[str, Any]) -> Response:
@@ -97,9 +100,9 @@ class Api:
         """Refuse what pages of other people make a browser on this machine send."""
         host = request.headers.get("host", "")
         if not self.password and not is_own(host):
-            raise Denied(400, "This is not the address of the service.")
+            raise Denied(400, "api.address")
         if is_foreign(request.headers, host) or is_from_elsewhere(request):
-            raise Denied(403, "Another page asked for this.")
+            raise Denied(403, "api.foreign")
 
     def _check_password(self, request: Request) -> None:
         """Check and note without a pause in between, so that tries at the same time cannot slip past the limit."""
@@ -108,13 +111,13 @@ class Api:
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         ask = {"WWW-Authenticate": "Bearer"}
         if kind.lower() != "bearer":
-            raise Denied(401, "Send the password as Authorization: Bearer.", code="missing_password", headers=ask)
+            raise Denied(401, "api.password", code="missing_password", headers=ask)
         wait = self.throttle.wait(_address(request))
         if wait:
-            raise Denied(429, "Too many wrong passwords.", headers={"Retry-After": str(int(wait) + 1)})
+            raise Denied(429, "api.tries", headers={"Retry-After": str(int(wait) + 1)})
         if not hmac.compare_digest(given.strip().encode(errors="replace"), self.password):
             self.throttle.wrong(_address(request))
-            raise Denied(401, "The password is wrong.", code="invalid_api_key", headers=ask)
+            raise Denied(401, "api.wrong", code="invalid_api_key", headers=ask)
 
     # ------------------------------------------------------------ a run
 
@@ -128,7 +131,7 @@ class Api:
         try:
             while view.state not in ENDED:
                 if self.ending():
-                    raise Denied(503, "The service ends.", headers={"Retry-After": "5"})
+                    raise Denied(503, "api.ends", headers={"Retry-After": "5"})
                 if await request.is_disconnected():
                     raise ClientDisconnect
                 await asyncio.sleep(LOOK_SECONDS)
@@ -141,15 +144,15 @@ class Api:
 
 def _pictures(view: RunView) -> list[Path]:
     if view.state == "failed":
-        raise Denied(500, f"{view.cause} {view.remedy}")
+        raise ZitError(view.cause, view.remedy)
     if view.state != "done":
-        raise Denied(503, "The request was stopped before its pictures were drawn.", headers={"Retry-After": "5"})
+        raise Denied(503, "api.stopped", headers={"Retry-After": "5"})
     return guests.pictures(view.folder)
 
 
 def _check_method(method: str, known: str) -> None:
     if method != known:
-        raise Denied(405, f"Send this as {known}.", headers={"Allow": known})
+        raise Denied(405, "api.method", headers={"Allow": known}, method=known)
 
 
 def _address(request: Request) -> str:
@@ -161,11 +164,11 @@ def _fields(body: bytes, kind: str) -> Mapping[str, Any]:
     if not body:
         return {}
     if kind.partition(";")[0].strip().lower() != "application/json":
-        raise Denied(415, "Send the request as application/json.")
+        raise Denied(415, "api.json")
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Denied(400, "The body is not JSON.") from error
+        raise Denied(400, "api.body") from error
     if not isinstance(found, dict):
-        raise Denied(400, "The body is not a JSON object.")
+        raise Denied(400, "api.object")
     return found

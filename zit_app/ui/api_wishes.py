@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse
 
 from zit_app.core.errors import ZitError, did_you_mean
 from zit_app.core.generate_settings import parse_size
-from zit_app.service.guests import Refused
+from zit_app.service.guests import LIMITS, Refused
 from zit_app.service.serving import Wish
 from zit_app.ui.text import Words
 
@@ -30,33 +30,46 @@ LATER = {"pending": 429, "busy": 503, "full": 507}  # nothing is wrong with the 
 
 
 class Denied(Exception):
-    """A request that gets no picture."""
+    """A request that gets no picture. `said` is an error, or the key of a sentence that `values` fill in."""
 
     def __init__(
-        self, status: int, words: str, param: str = "", code: str = "", headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        said: str | ZitError,
+        param: str = "",
+        code: str = "",
+        headers: Mapping[str, str] | None = None,
+        **values: object,
     ) -> None:
-        super().__init__(words)
-        self.status, self.words, self.param, self.code, self.headers = status, words, param, code, headers
+        super().__init__(str(said))
+        self.status, self.said, self.values = status, said, values
+        self.param, self.code, self.headers = param, code, headers
 
-    def answer(self) -> JSONResponse:
-        """The error as OpenAI's interface has it."""
+    def answer(self, words: Words) -> JSONResponse:
+        """The error as OpenAI's interface has it, in a language."""
         kind = {401: "authentication_error", 429: "rate_limit_error"}.get(self.status, "invalid_request_error")
         said = {
-            "message": self.words,
+            "message": self._message(words),
             "type": "server_error" if self.status >= 500 else kind,
             "param": self.param or None,
             "code": self.code or None,
         }
         return JSONResponse({"error": said}, self.status, self.headers)
 
+    def _message(self, words: Words) -> str:
+        if isinstance(self.said, ZitError):
+            return words.error(self.said)
+        filled = {name: words.message(one) if isinstance(one, str) else one for name, one in self.values.items()}
+        return words(self.said, **filled)
+
 
 def refused(error: Refused) -> Denied:
     """What `service/guests.py` refuses, in the words that guests read."""
-    words = Words("en")(f"refused.{error.key}", **error.values)
     status = LATER.get(error.key, 400)
     code = "model_not_found" if error.key == "model" else error.key
     headers = {"Retry-After": "5"} if status != 400 else None
-    return Denied(status, words, "" if status != 400 else PARAMS.get(error.key, error.key), code, headers)
+    param = "" if status != 400 else PARAMS.get(error.key, error.key)
+    return Denied(status, f"refused.{error.key}", param, code, headers, **error.values)
 
 
 def plain_wish(query: Mapping[str, str], fields: Mapping[str, Any]) -> Wish:
@@ -76,8 +89,8 @@ def wish_as_openai(fields: Mapping[str, Any]) -> Wish:
     _check_names(given, OPENAI)
     for name, known in FIXED.items():
         if name in given and given[name] not in known:
-            said = " or ".join(str(value) for value in known)
-            raise Denied(400, f"Only {said} works as {name} here.", name, "unsupported_value")
+            said = " / ".join(str(value) for value in known)
+            raise Denied(400, "api.only", name, "unsupported_value", name=name, allowed=said)
     width, height = _size(given.get("size", "auto"))
     return Wish(
         prompt=given.get("prompt"),
@@ -94,7 +107,8 @@ def wish_as_openai(fields: Mapping[str, Any]) -> Wish:
 def _check_names(given: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for name in given:
         if name not in known:
-            raise Denied(400, f"{name!r} is not known here. {did_you_mean(name, known)}", name, "unknown_parameter")
+            hint = did_you_mean(name, known)
+            raise Denied(400, "api.unknown", name, "unknown_parameter", name=repr(name), hint=hint)
 
 
 def _number(name: str, text: str) -> Any:
@@ -106,5 +120,7 @@ def _size(text: Any) -> tuple[int, int]:
         return 0, 0
     try:
         return parse_size(str(text))
-    except (ZitError, ValueError) as error:
-        raise Denied(400, str(error), "size", "invalid_size") from error
+    except ZitError as error:
+        raise Denied(400, error, "size", "invalid_size") from error
+    except ValueError as error:  # more digits than Python reads
+        raise Denied(400, "refused.side", "size", "invalid_size", most=LIMITS.side) from error

@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.components import Component
 
 from zit_app.core.flags import fields
-from zit_app.core.flavours import read_flavour
+from zit_app.core.flavours import read_flavour, sees_pictures
 from zit_app.core.generate_settings import GenerateSettings, enlarged
 from zit_app.core.run import Run
 from zit_app.core.settings import from_mapping
@@ -98,6 +98,16 @@ class GenerateTab:
             self.stack = LoraStack(self.page, self.prompt).controls
         with self._fold("generate.start_from", "generate-from") as self.image_box:
             own = StartFrom(w, self.known).controls
+        with self._fold("generate.references", "generate-references", visible=False) as self.references_box:
+            gr.HTML(cards.note(w("generate.references_help")))
+            self.references = gr.File(
+                file_count="multiple",
+                file_types=["image"],
+                height=140,
+                label=w("generate.references"),
+                elem_id="generate_references",
+                type="filepath",
+            )
         with self._fold("generate.larger", "generate-larger") as self.larger_box:
             gr.HTML(cards.note(w("generate.larger_help")))
             own |= {name: self._slider(name, *span) for name, span in LARGER.items()}
@@ -111,8 +121,9 @@ class GenerateTab:
             file_types=[".png"], label=w("generate.restore"), height=110, elem_id="restore", type="filepath"
         )
 
-    def _fold(self, title: str, name: str, *classes: str) -> gr.Accordion:
-        return gr.Accordion(self.w(title), open=False, elem_id=name, elem_classes=["prepared", *classes])
+    def _fold(self, title: str, name: str, *classes: str, visible: bool = True) -> gr.Accordion:
+        own = ["prepared", *classes]
+        return gr.Accordion(self.w(title), open=False, elem_id=name, elem_classes=own, visible=visible)
 
     def _setting(self, name: str, **more: Any) -> Component:
         return forms.control(self.w, self.known[name], self.known[name].default, elem_id=f"generate_{name}", **more)
@@ -130,7 +141,7 @@ class GenerateTab:
         for start in (self.go.click, self.prompt.submit):
             start(asks(self._submit), self.form, [self.seed], api_visibility="private")
         self.stop.click(asks(self._stop), api_visibility="private")
-        restored = [self.stack_box, self.image_box, self.larger_box, *self.form]
+        restored = [self.stack_box, self.image_box, self.references_box, self.larger_box, *self.form]
         self.drop.upload(asks(self._restore), [self.drop], restored, api_visibility="private")
         right.again.click(asks(self._restore), [right.chosen], restored, api_visibility="private")
         right.vary.click(asks(self._vary), [right.chosen, self.count], api_visibility="private")
@@ -139,6 +150,7 @@ class GenerateTab:
         self.template.select(asks(self._begin), [self.template, self.model], begun, api_visibility="private")
         page.watch([self.stop], lambda now: [gr.update(visible=any(run.state in BUSY for run in now.of("generate")))])
         page.watch([self.model, controls["precision"]], self._read_model, [self.model, controls["precision"]])
+        page.watch([self.references_box], lambda now, model: [gr.update(visible=looks(model))], [self.model])
         page.watch([self.side], lambda now, model: [gr.update(choices=self._sides(model))], [self.model])
         sizes = [self.model, self.aspect, self.side, controls["width"], controls["height"], controls["larger"]]
         page.watch([self.pixels], self._read_pixels, sizes)
@@ -148,12 +160,12 @@ class GenerateTab:
     def form(self) -> list[Component]:
         """Everything that decides the pictures, in the order that `_submit` takes it."""
         first = [self.prompt, self.model, self.aspect, self.side, self.count, self.seed, self.lock]
-        return [*first, *self.stack, *self.more]
+        return [*first, *self.stack, self.references, *self.more]
 
     @property
     def kept(self) -> list[Component]:
-        """The form without the picture to start from and its mask, whose files do not stay."""
-        return [control for control in self.form if not isinstance(control, gr.Image | gr.ImageEditor)]
+        """The form without pictures, whose files do not stay."""
+        return [control for control in self.form if not isinstance(control, gr.Image | gr.ImageEditor | gr.File)]
 
     # ------------------------------------------------------------ events
 
@@ -165,13 +177,14 @@ class GenerateTab:
         *rest: Any,
     ) -> int:  # fmt: skip
         chosen = int(seed or 0) if locked else random.randint(0, LARGEST_SEED)
-        stack, more = rest[: ROW * ROWS], rest[ROW * ROWS :]
+        stack, (references, *more) = rest[: ROW * ROWS], rest[ROW * ROWS :]
         values = {name: forms.read(self.w, self.known[name], value) for name, value in zip(MORE, more, strict=True)}
         width, height = size_of(require_model(self.w, model), aspect, side)
         values |= {"image": values["image"] or "", "mask": mask_file(values["mask"])}
         values |= {"width": values["width"] or width, "height": values["height"] or height}
         values |= {"prompts": [prompt.strip()] if prompt.strip() else [], "seed": chosen}
         values |= {"count": forms.read(self.w, self.known["count"], count)}
+        values |= {"references": list(references or []) if looks(model) else []}
         values |= {"loras": [vars(use) for use in lora_uses(stack)]}
         runs.submit_generate(from_mapping(GenerateSettings, values, "[generate]"), model)
         return chosen
@@ -192,8 +205,10 @@ class GenerateTab:
         stack = stack_values(settings.loras)
         more[MORE.index("image")] = settings.image or None
         more[MORE.index("mask")], more[MORE.index("mask_blur")] = shown_again(settings)
-        opened = [gr.update(open=bool(one)) for one in (settings.loras, settings.image, settings.larger > 1)]
-        return [*opened, settings.prompts[0], model, aspect, side, 1, settings.seed, True, *stack, *more]
+        folds = (settings.loras, settings.image, settings.references, settings.larger > 1)
+        opened = [gr.update(open=bool(one)) for one in folds]
+        first = [settings.prompts[0], model, aspect, side, 1, settings.seed, True]
+        return [*opened, *first, *stack, list(settings.references) or None, *more]
 
     def _vary(self, picture: str, count: int | None) -> None:
         """The same again with other seeds, whatever the controls hold."""
@@ -224,6 +239,11 @@ class GenerateTab:
         own = read_flavour(model_place(model)).guidance if model else 0.0
         used = own if guidance is None or guidance < 0 else guidance
         return [cards.note(self.w("generate.no_negative")) if used == 0 else ""]
+
+
+def looks(model: str | None) -> bool:
+    """Whether a model looks at pictures that the prompt speaks of."""
+    return bool(model) and sees_pictures(model_place(str(model)))
 
 
 def stop_all(kind: str) -> None:
