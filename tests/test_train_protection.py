@@ -1,5 +1,7 @@
 """What keeps Turbo a Turbo: tether on unrelated prompts, training adapter, replayed pictures; and what is refused."""
 
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,12 +9,15 @@ import pytest
 import torch
 
 from tests.test_cache import make_dataset
+from tests.tiny import make_tiny_model
 from tests.training import assert_identical, new_run, small_settings, stop_at, trained
 from zit_app.core.errors import ZitError
+from zit_app.core.models import find_model
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.train_settings import AcrfSettings, TrainSettings
 from zit_app.data.prompts import read_prompts, shipped_prompts, unrelated
+from zit_app.engine import aids
 from zit_app.engine.cache import Cache, build_cache
 from zit_app.engine.checkpoints import TrainState
 from zit_app.engine.parallel import new_accelerator
@@ -48,6 +53,16 @@ def guard(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     file = tmp_path_factory.mktemp("guard") / "guard.safetensors"
     save_adapter(file, tensors, 4, 4.0, {})
     return file
+
+
+@pytest.fixture(scope="module")
+def undistilled(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """The same model with another transformer."""
+    folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("undistilled") / "model")
+    other = make_tiny_model(tmp_path_factory.mktemp("other"), seed=7)
+    shutil.rmtree(folder / "transformer")
+    shutil.copytree(other / "transformer", folder / "transformer")
+    return folder
 
 
 def prepared(settings: TrainSettings, cache: Cache, model: Path) -> tuple[Work, TrainState]:
@@ -117,6 +132,31 @@ def test_the_training_adapter_acts_in_training_and_nowhere_else(
     assert a.keys() == b.keys() and all(torch.equal(a[name].delta(), b[name].delta()) for name in a)
 
 
+def test_learning_on_the_undistilled_weights_is_training_that_model_and_using_the_other(
+    cache: Cache, tiny_model: Path, undistilled: Path, tmp_path: Path
+) -> None:
+    aided = small_settings(protection="base", protection_base=str(undistilled), max_steps=3, health_every=1)
+    runs = {
+        "aided": new_run(tmp_path / "aided", aided, cache.dataset, tiny_model),
+        "itself": new_run(tmp_path / "itself", small_settings(max_steps=3), cache.dataset, undistilled),
+    }
+    for run in runs.values():
+        assert resume(run, Progress(run)) is not None
+    aided_state, itself = (trained(run, 3) for run in runs.values())
+    weights = [key for key in itself if key.startswith("lora")]
+    assert weights and all(torch.equal(aided_state[key], itself[key]) for key in weights)
+    measured = [one for one in runs["aided"].metrics() if "health" in one]
+    assert len(measured) == 3  # each took the weights off and put them on again, and the training did not notice
+
+    work, state = prepared(aided, cache, tiny_model)
+    inputs = some_input(work)
+    with torch.no_grad(), adapter_disabled(state.transformer):
+        for folder, context in ((undistilled, None), (tiny_model, state.unguarded()), (undistilled, None)):
+            fresh = load_transformer(folder, torch.device("cpu"), torch.float32)
+            with context or nullcontext():
+                assert torch.equal(predict_velocity(state.transformer, *inputs), predict_velocity(fresh, *inputs))
+
+
 def test_what_is_saved_is_what_previews_show_to_the_bit(cache: Cache, tiny_model: Path, tmp_path: Path) -> None:
     work, state = prepared(small_settings(), cache, tiny_model)
     file = tmp_path / "adapter.safetensors"
@@ -150,7 +190,7 @@ def test_a_preview_is_the_picture_that_generate_draws(
 
 
 def test_protections_change_the_training_and_survive_an_interruption(
-    cache: Cache, tiny_model: Path, guard: Path, tmp_path: Path
+    cache: Cache, tiny_model: Path, guard: Path, undistilled: Path, tmp_path: Path
 ) -> None:
     """Each of these settings changes the outcome of two steps; stopping and going on changes none."""
     base = small_settings(max_steps=2, save_every=0, tether=5.0, tether_unrelated=0.0)
@@ -174,6 +214,7 @@ def test_protections_change_the_training_and_survive_an_interruption(
         "unrelated": changed(protection="tether", tether_unrelated=1.0),
         "prompts": changed(protection="tether", tether_unrelated=1.0, unrelated_prompts=str(prompts)),
         "adapter": changed(protection="adapter", protection_adapter=str(guard)),
+        "base": changed(protection="base", protection_base=str(undistilled)),
         "replay": changed(replay=1.0),
         "everything": everything,
     }
@@ -196,6 +237,8 @@ def test_protections_change_the_training_and_survive_an_interruption(
     [
         ({"protection": "adapter"}, "needs the file of a training adapter"),
         ({"protection": "both", "protection_adapter": "/nowhere.safetensors"}, "nowhere"),
+        ({"protection": "base"}, "not known what .* was distilled from"),
+        ({"protection": "base", "protection_base": "nowhere"}, "no model 'nowhere'"),
         ({"health_every": 1, "unrelated_prompts": "/nowhere.txt"}, "nowhere.txt cannot be read"),
         ({"optimizer": "adamw8bit"}, "needs a graphics card"),
         ({"tracker": "tensorboard"}, "TensorBoard is not installed"),
@@ -208,6 +251,22 @@ def test_contradictions_are_refused_before_the_first_step(
     with pytest.raises(ZitError, match=message) as caught:
         resume(run, Progress(run))
     assert caught.value.remedy and run.state() == "failed" and not run.metrics()
+
+
+def test_an_undistilled_model_of_another_size_is_refused(cache: Cache, tiny_model: Path, tmp_path: Path) -> None:
+    wider = make_tiny_model(tmp_path / "wider", n_layers=3)
+    settings = small_settings(protection="base", protection_base=str(wider))
+    run = new_run(tmp_path / "run", settings, cache.dataset, tiny_model)
+    with pytest.raises(ZitError, match="other layers"):
+        resume(run, Progress(run))
+
+
+def test_the_embedded_models_know_each_other(home: Path) -> None:
+    settings = small_settings(protection="base")
+    assert aids.undistilled(settings, find_model("pocket")) == find_model("pocket-base")
+    assert aids.undistilled(small_settings(), find_model("pocket")) is None
+    with pytest.raises(ZitError, match="not distilled"):
+        aids.undistilled(settings, find_model("pocket-base"))
 
 
 def test_an_adapter_of_another_model_size_is_refused(cache: Cache, tiny_model: Path, tmp_path: Path) -> None:

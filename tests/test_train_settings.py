@@ -130,6 +130,7 @@ ELSEWHERE = {
     "cards": "test_train_parallel",
     "tracker": "test_train_protection",
     "protection_adapter": "test_train_protection",
+    "protection_base": "test_train_protection",
     "gradient_checkpointing": "below",
 }
 

@@ -28,10 +28,15 @@ class AcrfSettings:
     )
     sampler: str = setting(
         "mixture",
-        "Where training draws its noise levels; mixture = anchors and shifted uniform, keeps other step counts working",
+        "Where training draws its noise levels; mixture = anchors and mixture_with, keeps other step counts working",
         choices=("anchor", "uniform", "shift", "logit_normal", "shifted_sigmoid", "mixture"),
     )
     anchor_share: float = setting(0.5, "Share of anchors in the mixture", minimum=0.0, maximum=1.0)
+    mixture_with: str = setting(
+        "shift",
+        "What the mixture draws when it draws no anchor",
+        choices=("shift", "uniform", "logit_normal", "shifted_sigmoid"),
+    )
     logit_mean: float = setting(
         0.0, "logit_normal and shifted_sigmoid: mean before the sigmoid", minimum=-5.0, maximum=5.0
     )
@@ -185,10 +190,17 @@ class TrainingSettings:
         minimum=0.0,
         maximum=0.9,
     )
+    concept_focus: float = setting(
+        0.0,
+        "Share of every batch swapped for concepts (folders of the data set) whose held-out loss stays high; 0 = none",
+        minimum=0.0,
+        maximum=0.9,
+    )
     protection: str = setting(
         "none",
-        "What keeps few-step pictures as they are: staying near the untrained model, a training adapter, or both",
-        choices=("none", "tether", "adapter", "both"),
+        "What keeps few-step pictures as they are: staying near the untrained model, a training adapter, both, or "
+        "learning on the undistilled model's weights",
+        choices=("none", "tether", "adapter", "both", "base"),
     )
     tether: float = setting(
         0.5, "Weight of staying near the untrained model at the nodes (Huber 0.08)", minimum=0.0, maximum=100.0
@@ -201,6 +213,9 @@ class TrainingSettings:
     )
     protection_adapter: str = setting(
         "", "File of the training adapter: on while training, taken off for everything else"
+    )
+    protection_base: str = setting(
+        "", "Undistilled model to learn on, a name or a folder; empty = base for turbo, pocket-base for pocket"
     )
     replay: float = setting(
         0.0,

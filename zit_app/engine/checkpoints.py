@@ -28,9 +28,9 @@ from torch import Tensor
 from zit_app.core.errors import ZitError
 from zit_app.core.files import read_json, replacing, write_json, writing
 from zit_app.core.headers import read_header
-from zit_app.engine.focus import PictureFocus
+from zit_app.engine.aids import Aid
+from zit_app.engine.focus import Focus
 from zit_app.flow.timesteps import SigmaSampler
-from zit_app.model.adapter_stack import AdapterStack
 from zit_app.model.adapters import load_lora_state, lora_state
 
 _TENSOR_FILES = ("lora", "optimizer", "random")
@@ -44,8 +44,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     sampler: SigmaSampler
     generator: torch.Generator
-    focus: PictureFocus
-    guard: AdapterStack | None = None  # the training adapter, on while training
+    focus: Focus
+    aid: Aid | None = None  # on while training
     average: dict[str, Tensor] | None = None  # moving average of the weights, where one is kept
     best: float | None = None  # the lowest held-out loss so far
     step: int = 0
@@ -64,15 +64,15 @@ class TrainState:
 
     @contextmanager
     def unguarded(self) -> Iterator[None]:
-        """Without the training adapter, as long as the block lasts."""
-        if self.guard is None:
+        """Without what is on while training, as long as the block lasts."""
+        if self.aid is None:
             yield
             return
-        self.guard.set_weights([0.0])
+        self.aid.take_off()
         try:
             yield
         finally:
-            self.guard.set_weights([1.0])
+            self.aid.put_on()
 
     def draws(self) -> dict[str, Any]:
         """Where all randomness stands; the next draws follow from it."""

@@ -18,22 +18,22 @@ from diffusers.models.transformers.transformer_z_image import ZImageTransformer2
 from torch import Tensor
 
 from zit_app.core import paths
-from zit_app.core.errors import ZitError
 from zit_app.core.progress import Progress
 from zit_app.core.settings import parse_toml
 from zit_app.core.train_settings import AcrfSettings, TrainSettings
 from zit_app.data.index import component_fingerprint
+from zit_app.engine.aids import Aid, TrainingAdapter, UndistilledWeights, training_adapter, undistilled
 from zit_app.engine.batches import DataOrder
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.checkpoints import TrainState
-from zit_app.engine.focus import PictureFocus
+from zit_app.engine.focus import Focus
 from zit_app.engine.frozen import unrelated_texts, watch
 from zit_app.engine.optimizers import new_optimizer
 from zit_app.engine.originals import find_masks, fitted_lab
+from zit_app.engine.refusals import refuse_data
 from zit_app.engine.work import Work, compute_dtype
 from zit_app.flow.schedule import nodes, report_anchors
 from zit_app.flow.timesteps import Sampler, SigmaSampler
-from zit_app.model.adapter_files import Adapter, read_adapter
 from zit_app.model.adapter_stack import apply_adapters
 from zit_app.model.adapters import attach_lora, lora_state
 from zit_app.model.loading import load_transformer, read_flavour
@@ -46,14 +46,11 @@ def prepare(
 ) -> tuple[Work, TrainState]:
     """Load the transformer, attach the adapter and put everything at step 0.
 
-    Raises ZitError for settings that contradict each other or do not fit the model.
+    Raises ZitError for data that cannot be trained on; the settings were looked at before (`engine/refusals.py`).
     """
     acrf, training, device = settings.acrf, settings.training, accelerator.device
-    if acrf.curvature and acrf.turbo_steps < 3:
-        raise ZitError(
-            "acrf.curvature needs three nodes.", "Set acrf.turbo_steps to 3 or more, or acrf.curvature to 0."
-        )
-    guard = training_adapter(settings)
+    refuse_data(settings, cache)
+    guard, base_model = training_adapter(settings), undistilled(settings, model)
     masks = find_masks(settings, cache, model)
     with accelerator.main_process_first():
         texts = unrelated_texts(settings, cache, model, progress)
@@ -68,7 +65,12 @@ def prepare(
     if texts:
         side, guidance = max(16, cache.resolution // 16 * 16), read_flavour(model).guidance
         frozen = watch(transformer, texts, cache.features(cache.empty_text), side, nodes_N, guidance, progress)
-    stack = apply_adapters(transformer, [(guard, 1.0, 1, 0)]) if guard is not None else None
+    aid: Aid | None = None
+    if guard is not None:
+        aid = TrainingAdapter(apply_adapters(transformer, [(guard, 1.0, 1, 0)]))
+    elif base_model is not None:
+        progress.stage("Loading the undistilled transformer")
+        aid = UndistilledWeights(transformer, load_transformer(base_model, torch.device("cpu"), transformer.dtype))
     attach(transformer, settings)
     if training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
@@ -82,6 +84,7 @@ def prepare(
     accumulated = training.gradient_accumulation_steps
     batches = training.max_steps * accumulated or training.num_train_epochs * order.batches_per_epoch
     base = component_fingerprint(model / "transformer")
+    learnt_on = component_fingerprint(base_model / "transformer") if base_model else base
     work = Work(
         settings,
         model,
@@ -97,7 +100,7 @@ def prepare(
         accelerator,
         nodes_N,
         _metadata(settings, preset, cache, model, base, fitted[1] if fitted else []),
-        _digest([base, order.batch_size, cache.empty_text, [(one.latents, one.text) for one in cache.samples]]),
+        _digest([learnt_on, order.batch_size, cache.empty_text, [(one.latents, one.text) for one in cache.samples]]),
     )
     weights = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     average = {name: weight.clone() for name, weight in lora_state(transformer).items()} if training.ema_decay else None
@@ -106,8 +109,8 @@ def prepare(
         new_optimizer(training, weights, device),
         new_sampler(acrf, nodes_N),
         torch.Generator().manual_seed(training.seed),
-        PictureFocus(order, training.picture_focus),
-        stack,
+        Focus(order, training.picture_focus, training.concept_focus, [one.category for one in taught.samples]),
+        aid,
         average,
     )
     return work, state
@@ -130,19 +133,6 @@ def attach(transformer: ZImageTransformer2DModel, settings: TrainSettings) -> No
     )
 
 
-def training_adapter(settings: TrainSettings) -> Adapter | None:
-    """The training adapter when the protection asks for one. Raises ZitError when its file is not named or is none."""
-    if settings.training.protection not in ("adapter", "both"):
-        return None
-    named = settings.training.protection_adapter
-    if not named:
-        raise ZitError(
-            f"training.protection = {settings.training.protection} needs the file of a training adapter.",
-            "Name it in training.protection_adapter, or build one with: zit train --preset adapter --prompts FILE.",
-        )
-    return read_adapter(Path(named).expanduser())
-
-
 def new_sampler(acrf: AcrfSettings, nodes_N: Tensor) -> SigmaSampler:
     """The sampler of noise levels that the settings describe."""
     return SigmaSampler(
@@ -156,6 +146,7 @@ def new_sampler(acrf: AcrfSettings, nodes_N: Tensor) -> SigmaSampler:
         logit_mean=acrf.logit_mean,
         logit_deviation=acrf.logit_deviation,
         focus=acrf.node_focus,
+        mixed_with=cast(Sampler, acrf.mixture_with),
     )
 
 

@@ -391,6 +391,18 @@ ERRORS = {
     "Name it in training.protection_adapter, or build one with: zit train --preset adapter --prompts FILE.": (
         "请在保护适配器中填写，或用命令生成：zit train --preset adapter --prompts FILE。"
     ),
+    "training.protection = base is for few-step models; this one is not distilled.": (
+        "保护方式 base 用于少步模型；此模型未经蒸馏。"
+    ),
+    "Set training.protection to none.": "请将保护方式设为 none。",
+    "It is not known what {} was distilled from.": "不知道 {0} 由哪个模型蒸馏而来。",
+    "Name the undistilled model in training.protection_base: a name of zit models list, or a folder.": (
+        "请在“未蒸馏模型”中填写：zit models list 中的名称，或一个文件夹。"
+    ),
+    "The undistilled model has other layers than the one to be used.": "未蒸馏模型的层与要使用的模型不同。",
+    "Name the one that it was distilled from in training.protection_base.": (
+        "请在“未蒸馏模型”中填写它由之蒸馏的模型。"
+    ),
     "lora.extra_targets: {} must stay frozen, training it breaks the model.": (
         "额外的层：{0} 必须保持冻结，训练它会损坏模型。"
     ),
@@ -423,6 +435,11 @@ ERRORS = {
     "Install what it lacks, or remove it.": "请安装它所缺少的内容，或将其卸载。",
     "{} holds fewer than two pictures.": "{0} 中的图片不足两张。",
     "Give a folder of real pictures.": "请提供真实图片的文件夹。",
+    "{} is no safetensors file.": "{0} 不是 safetensors 文件。",
+    "{} does not lead from {} features to one number.": "{0} 不能把 {1} 个特征变成一个数。",
+    "Give a safetensors file of linear layers made for this CLIP, such as LAION's aesthetic predictor.": (
+        "请提供为这个 CLIP 制作的线性层 safetensors 文件，例如 LAION 的美学评分模型。"
+    ),
     # downloads
     "{} is no address.": "{0} 不是网址。",
     "Write such as https://mirror.example.": "请写成 https://mirror.example 这样。",
