@@ -17,7 +17,7 @@ from zit_app.core.paths import assets
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.engine.compare import cell_path
-from zit_app.engine.jobs import JOBS
+from zit_app.engine.evaluate import evaluate
 from zit_app.engine.pocket.measure import canonical_prompts
 from zit_app.engine.pocket.questions import load_questions
 from zit_app.engine.pocket.recall import found_and_styled, judges_prompts
@@ -197,7 +197,7 @@ def test_an_evaluation_compares_and_repeats_itself(
     gone = cell_path(out, "four", 2, 1)
     gone.unlink()
     run = Run.open(out)
-    JOBS["eval"](run, Progress(run), Warm())
+    evaluate(*load_evaluation(run.folder / "settings.toml"), run, Progress(run), Warm())
     assert gone.is_file() and run.state() == "done"
     drawn.pop(gone)
     assert {file: file.stat().st_mtime_ns for file in drawn} == drawn

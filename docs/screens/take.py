@@ -3,7 +3,8 @@
     .venv/bin/python docs/screens/take.py [--home FOLDER] [--steps N] [--only NAME…]
 
 Runs are done once in the home folder (a new temporary one by default) and shown again the next time, so that pictures
-of the page can be taken anew after a change of the page. Needs Chromium, as the browser tests do.
+of the page can be taken anew after a change of the page. Needs Chromium, as the browser tests do, and a font with
+Chinese letters.
 """
 
 import argparse
@@ -160,7 +161,11 @@ def shoot(browser: Any, address: str, home: Path, tab: str, name: str, **window:
     page.evaluate(MASK, [str(home), PLACE])
     with tempfile.TemporaryDirectory() as folder:
         png = Path(folder) / "page.png"
-        page.screenshot(path=str(png), full_page=settings["viewport"]["width"] > 400)
+        width, height = settings["viewport"]["width"], page.evaluate("document.documentElement.scrollHeight")
+        if width > 400:  # all of the page, with a sidebar as high as that
+            page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_timeout(500)
+        page.screenshot(path=str(png))
         Image.open(png).convert("RGB").save(HERE / f"{name}.webp", quality=82, method=6)
     context.close()
 

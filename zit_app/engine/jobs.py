@@ -6,7 +6,6 @@ from pathlib import Path
 from zit_app.core.cache_settings import load_caching
 from zit_app.core.caption_settings import load_captioning
 from zit_app.core.compare_settings import load_comparison
-from zit_app.core.eval_settings import load_evaluation
 from zit_app.core.generate_settings import load_generation
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
@@ -14,7 +13,6 @@ from zit_app.engine.cache import Cache, build_cache
 from zit_app.engine.caption import caption
 from zit_app.engine.compare import compare
 from zit_app.engine.describing import Captioned
-from zit_app.engine.evaluate import evaluate
 from zit_app.engine.generate import generate
 from zit_app.engine.launching import train_run
 from zit_app.engine.warm import Warm
@@ -37,11 +35,6 @@ def generate_job(run: Run, progress: Progress, warm: Warm) -> None:
 def compare_job(run: Run, progress: Progress, warm: Warm) -> None:
     """Draw what is missing of a comparison and measure it."""
     compare(load_comparison(run.folder / SETTINGS), run, progress, warm)
-
-
-def eval_job(run: Run, progress: Progress, warm: Warm) -> None:
-    """Draw what is missing of an evaluation and measure it."""
-    evaluate(*load_evaluation(run.folder / SETTINGS), run, progress, warm)
 
 
 def cache_job(run: Run, progress: Progress, warm: Warm) -> None:
@@ -87,7 +80,6 @@ JOBS: dict[str, Callable[[Run, Progress, Warm], None]] = {
     "train": train_job,
     "generate": generate_job,
     "compare": compare_job,
-    "eval": eval_job,
     "cache": cache_job,
     "caption": caption_job,
 }

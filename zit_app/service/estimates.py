@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from zit_app.core import paths
 from zit_app.core.errors import ZitError
@@ -82,7 +81,8 @@ def optimizer_steps(settings: TrainSettings, pictures: int) -> int:
 def memory(settings: TrainSettings, folder: Path, card: bool) -> int:
     """Bytes at the most, on the card or, without one, in the machine's memory."""
     step = step_memory(settings, transformer_config(folder), read_flavour(folder).pixels, card)
-    encoding = text_encoder_numbers(text_encoder_config(folder)) * (2 if card else 4)
+    encoder = read_json(part_folder(folder, "text_encoder") / "config.json")
+    encoding = text_encoder_numbers(encoder) * (2 if card else 4)
     return round(max(step.total, encoding) + RESERVE)
 
 
@@ -161,7 +161,7 @@ def model_place(model: str) -> Path:
     return place
 
 
-def text_encoder_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a model's text encoder; the embedded models share theirs."""
-    own = folder / "text_encoder"
-    return dict(read_json((own if own.is_dir() else folder.parent / "shared" / "text_encoder") / "config.json"))
+def part_folder(model: Path, part: str) -> Path:
+    """Where a part of a model lies; the embedded models share all but the transformer."""
+    own = model / part
+    return own if own.is_dir() else model.parent / "shared" / part

@@ -4,15 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zit_app.core import paths
 from zit_app.service.doctor import memory_bytes
 
-_MIB, _GIB = 1 << 20, 1 << 30
-_BYTES_A_WEIGHT = {"bf16": 2.0, "int8": 1.05, "nf4": 0.6}  # the embedders stay in bf16
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,6 @@ def report() -> Hardware:
         folder = folder.parent
     disk = shutil.disk_usage(folder)
     return Hardware(_cards(), memory_bytes(), _memory_free(), disk.total, disk.free, os.cpu_count() or 1)
-
-
-def recommended_precision(parameters: int, cards: Sequence[Card]) -> str:
-    """The number format of a transformer that draws best on the first card: the finest that fits; fp32 without a card.
-
-    Its weights beside 3 GiB for a picture of 1024 × 1024 with its VAE and half a GiB of the driver.
-    """
-    if not cards:
-        return "fp32"
-    room = cards[0].total - 3.5 * _GIB
-    return next((name for name, size in _BYTES_A_WEIGHT.items() if parameters * size <= room), "nf4")
 
 
 def _cards() -> tuple[Card, ...]:

@@ -10,10 +10,11 @@ import gradio as gr
 from zit_app.core import models
 from zit_app.core.attention import installed
 from zit_app.core.errors import ZitError
+from zit_app.core.memory import Request
 from zit_app.core.models import default_model
-from zit_app.core.sizes import transformer_config, transformer_numbers
 from zit_app.service import adapters, datasets, hardware
 from zit_app.service.estimates import model_place
+from zit_app.service.planning import choose, model_here, room_of
 from zit_app.service.shelf import DatasetItem, View, shelf
 from zit_app.ui.text import Words
 
@@ -35,12 +36,17 @@ def lora_choices(none: str) -> list[tuple[str, str]]:
     return [(none, ""), *((adapter.name, str(adapter.path)) for adapter in adapters.library())]
 
 
-def precision_choices(w: Words, known: Sequence[str], model: str | None) -> list[tuple[str, str]]:
-    """The number formats, the one marked that suits this machine and model best."""
-    best = ""
-    if model:
-        weights = transformer_numbers(transformer_config(model_place(model)))
-        best = hardware.recommended_precision(weights, cards_here())
+def recommended(model: str | None) -> tuple[str, str]:
+    """The number formats of transformer and text encoder that suit this machine best, by the memory plan."""
+    if not model:
+        return "", ""
+    parts, flavour = model_here(model)
+    best = choose(parts, Request(flavour.pixels, flavour.pixels), room_of(cards_here()), "auto", "auto")
+    return best.precision, best.text_precision
+
+
+def precision_choices(w: Words, known: Sequence[str], best: str) -> list[tuple[str, str]]:
+    """The number formats, the best one marked."""
     card = next((card.name for card in cards_here()), w("precision.processor"))
     named = {"auto": w("precision.auto", name="bf16" if cards_here() else "fp32")}
     labels = {name: named.get(name, name) for name in known}
@@ -71,7 +77,7 @@ def chooser(choices: Sequence[Any], value: Any, **more: Any) -> gr.Dropdown:
     Gradio refuses every event that brings a value which has just left the choices, so any value is let through: whoever
     uses it finds out by itself that a folder or file is gone.
     """
-    return gr.Dropdown(choices, value=value, allow_custom_value=True, filterable=False, **more)
+    return gr.Dropdown(choices, value=value, allow_custom_value=True, **more)
 
 
 def followed(choices: Sequence[tuple[str, str]], value: str | None, otherwise: str | None = None) -> Any:

@@ -24,10 +24,12 @@ from zit_app.ui.choices import (
     followed,
     model_choices,
     precision_choices,
+    recommended,
     require_model,
 )
 from zit_app.ui.gallery import BUSY, Gallery, whole
 from zit_app.ui.loras import ROW, ROWS, LoraStack, lora_uses, stack_values
+from zit_app.ui.memory import MemoryNote
 from zit_app.ui.page import Page, Snapshot, asks
 from zit_app.ui.shapes import ASPECTS, SIDES, pixels_of, side_choices, size_of, without_defaults
 from zit_app.ui.starting import StartFrom, mask_file, shown_again
@@ -37,6 +39,9 @@ MORE = (
     "steps", "guidance", "negative_prompt", "width", "height", "precision", "text_precision", "solver", "sigmas",
     "max_sequence_length", "attention", "strength", "image", "mask", "mask_blur", "larger", "larger_strength",
     "larger_steps",
+)  # fmt: skip
+DECIDE_MEMORY = (
+    "steps", "guidance", "width", "height", "precision", "text_precision", "solver", "max_sequence_length", "larger",
 )  # fmt: skip
 LARGEST_SEED = 10**9 - 1  # nine digits fit the box
 COUNT = 4  # pictures at first
@@ -66,7 +71,7 @@ class GenerateTab:
             self.model = chooser(
                 model_choices(), value=default_model(), label=w("model"), elem_id="model", min_width=150
             )
-            precision = chooser([], "auto", label=w.label(self.known["precision"]), elem_id="precision", min_width=150)
+            precision = self._format("precision", elem_id="precision", min_width=150)
             self.template = gr.Dropdown(
                 template_choices(w), value="", label=w("template.label"), elem_id="template", min_width=150
             )
@@ -85,6 +90,7 @@ class GenerateTab:
                 elem_id="side",
             )
             self.pixels = gr.HTML(elem_id="pixels", elem_classes="inside")
+        self.memory = MemoryNote(self.page)
         with gr.Row():
             self.count = gr.Number(COUNT, label=w("generate.count"), precision=0, minimum=1, min_width=90)
             self.seed = gr.Number(0, label=w("generate.seed"), precision=0, minimum=0, min_width=110, elem_id="seed")
@@ -114,7 +120,8 @@ class GenerateTab:
             own["larger_steps"] = self._setting("larger_steps")
         with self._fold("generate.more", "generate-more", "grid-form"):
             attention = self._setting("attention", choices=attention_choices())
-            own |= {"precision": precision, "attention": attention}
+            text = self._format("text_precision", info=w.help(self.known["text_precision"]))
+            own |= {"precision": precision, "text_precision": text, "attention": attention}
             self.more = [own.get(name) or self._setting(name) for name in MORE]
             self.negative = gr.HTML(elem_id="negative-note", elem_classes="maybe")
         self.drop = gr.File(
@@ -127,6 +134,10 @@ class GenerateTab:
 
     def _setting(self, name: str, **more: Any) -> Component:
         return forms.control(self.w, self.known[name], self.known[name].default, elem_id=f"generate_{name}", **more)
+
+    def _format(self, name: str, **more: Any) -> Component:
+        """A choice of number formats; which one is best here, `_read_model` says."""
+        return chooser([], "auto", label=self.w.label(self.known[name]), **more)
 
     def _slider(self, name: str, lowest: float, highest: float, step: float) -> Component:
         info = self.known[name]
@@ -149,11 +160,14 @@ class GenerateTab:
         begun = [self.prompt, self.aspect, controls["negative_prompt"], controls["strength"], self.image_box]
         self.template.select(asks(self._begin), [self.template, self.model], begun, api_visibility="private")
         page.watch([self.stop], lambda now: [gr.update(visible=any(run.state in BUSY for run in now.of("generate")))])
-        page.watch([self.model, controls["precision"]], self._read_model, [self.model, controls["precision"]])
+        chosen = [self.model, controls["precision"], controls["text_precision"]]
+        page.watch(chosen, self._read_model, chosen)
         page.watch([self.references_box], lambda now, model: [gr.update(visible=looks(model))], [self.model])
         page.watch([self.side], lambda now, model: [gr.update(choices=self._sides(model))], [self.model])
         sizes = [self.model, self.aspect, self.side, controls["width"], controls["height"], controls["larger"]]
         page.watch([self.pixels], self._read_pixels, sizes)
+        first = {"model": self.model, "aspect": self.aspect, "side": self.side, "count": self.count}
+        self.memory.connect(first | {name: controls[name] for name in DECIDE_MEMORY}, self.stack[1::ROW])
         page.watch([self.negative], self._read_negative, [self.model, controls["guidance"]])
 
     @property
@@ -219,9 +233,11 @@ class GenerateTab:
 
     # ------------------------------------------------------------ looking
 
-    def _read_model(self, now: Snapshot, model: str | None, precision: str) -> Sequence[Any]:
-        choices = precision_choices(self.w, self.known["precision"].choices, model)
-        return [followed(model_choices(), model, default_model()), followed(choices, precision, "auto")]
+    def _read_model(self, now: Snapshot, model: str | None, *chosen: str) -> Sequence[Any]:
+        known, best = self.known["precision"].choices, recommended(model)
+        choices = [precision_choices(self.w, known, one) for one in best]
+        formats = [followed(each, value, "auto") for each, value in zip(choices, chosen, strict=True)]
+        return [followed(model_choices(), model, default_model()), *formats]
 
     def _read_pixels(
         self, now: Snapshot, model: str | None, aspect: str, side: float, width: int | None, height: int | None,

@@ -28,13 +28,12 @@ class ModelShelf:
         self.models = gr.HTML(elem_id="models")
         gr.HTML(cards.note(w("settings.models_help", folder=paths.models())))
         gr.HTML(f"<h3>{w('download.title')}</h3>" + cards.note(w("download.help", size=w.size(BYTES))))
+        names = [(w(f"download.{name}"), name) for name in downloads.MODELS]
+        names += [
+            (w("download.captioner", name=name, size=w.size(KNOWN[name].size)), name) for name in downloads.CAPTIONERS
+        ]
+        self.model = chooser(names, "turbo", label=w("model"), elem_id="download-model")
         with gr.Row():
-            names = [(w(f"download.{name}"), name) for name in downloads.MODELS]
-            names += [
-                (w("download.captioner", name=name, size=w.size(KNOWN[name].size)), name)
-                for name in downloads.CAPTIONERS
-            ]
-            self.model = chooser(names, "turbo", label=w("model"), min_width=220, elem_id="download-model")
             sources = [(w(f"source.{name}"), name) for name in downloads.SOURCES]
             self.source = chooser(sources, downloads.SOURCES[0], label=w("download.source"), min_width=150)
             self.mirror = gr.Textbox(label=w("download.mirror"), max_lines=1, min_width=150, elem_id="download-mirror")

@@ -38,7 +38,7 @@ class PictureGrid:
             label=w("dataset.count"),
             show_label=False,
             columns=5,
-            height=330,
+            height=400,
             object_fit="contain",
             allow_preview=False,
             interactive=False,

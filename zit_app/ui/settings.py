@@ -6,17 +6,20 @@ from typing import Any
 import gradio as gr
 
 from zit_app.core import paths
+from zit_app.core.memory import Request
 from zit_app.service import diagnosis, hardware, shortcut
+from zit_app.service.planning import FULL, choose, room_of
 from zit_app.ui import cards
 from zit_app.ui.appearance import CHANGE, MODES, SHOW
 from zit_app.ui.choices import cards_here
 from zit_app.ui.help import help_link
+from zit_app.ui.memory import plan_html
 from zit_app.ui.model_shelf import ModelShelf
 from zit_app.ui.page import Page, asks
 from zit_app.ui.text import LANGUAGES
 
 COPY = "(text) => { navigator.clipboard.writeText(text); }"
-WEIGHTS = 6.155e9  # of Z-Image's transformer (Z-Image facts, "The model")
+FULL_SIDE = 1024  # pixels of Z-Image's own pictures
 LICENCES = ("app", "zimage", "pocket", "art", "demo", "libraries")
 
 
@@ -31,7 +34,7 @@ class SettingsTab:
                 ModelShelf(page)
             with gr.Column(scale=5, min_width=320):
                 self._appearance(blocks)
-                gr.HTML(f"<h3>{w('settings.machine')}</h3>" + cards.facts(self._machine()), elem_id="hardware")
+                gr.HTML(f"<h3>{w('settings.machine')}</h3>" + self._machine(), elem_id="hardware")
                 self._report()
                 gr.HTML(f"<h3>{w('settings.folders')}</h3>" + cards.facts(self._folders()), elem_id="folders")
                 gr.HTML(f"<h3>{w('settings.shortcut')}</h3>" + cards.note(w("settings.shortcut_help")))
@@ -80,18 +83,21 @@ class SettingsTab:
     def _make_shortcut(self) -> None:
         gr.Info(self.w("settings.shortcut_made", file=shortcut.create()))
 
-    def _machine(self) -> list[tuple[str, str]]:
-        """What was found when the app started; the sidebar shows what changes."""
+    def _machine(self) -> str:
+        """What was found when the app started (the sidebar shows what changes), and what Z-Image would take of it."""
         w, found = self.w, hardware.report()
-        best = hardware.recommended_precision(round(WEIGHTS), cards_here())
-        return [
+        best = choose(FULL, Request(FULL_SIDE, FULL_SIDE), room_of(cards_here()), "auto", "auto")
+        lines = [
             *((w("settings.card"), f"{card.name}, {w.size(card.total)}") for card in found.cards),
-            *(() if found.cards else ((w("settings.card"), w("sidebar.no_card")),)),
+            *(() if found.cards else ((w("settings.card"), w("welcome.no_card")),)),
             (w("settings.memory"), w.size(found.memory)),
             (w("settings.cores"), str(found.cores)),
             (w("settings.disk"), w("settings.free", free=w.size(found.disk_free), total=w.size(found.disk))),
-            (w("settings.precision"), best),
+            *([(w("settings.precision"), best.precision)] if found.cards else []),
         ]
+        if not found.cards:
+            return cards.facts(lines)
+        return cards.facts(lines) + cards.note(w("settings.plan", side=FULL_SIDE)) + plan_html(w, best, FULL)
 
     def _folders(self) -> list[tuple[str, str]]:
         home = paths.home()

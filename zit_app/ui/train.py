@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from zit_app.core.errors import ZitError
+from zit_app.core.memory import budget_of
 from zit_app.core.models import POCKET
 from zit_app.core.train_settings import TrainSettings
 from zit_app.service import runs
@@ -27,8 +28,6 @@ from zit_app.ui.generate import GenerateTab
 from zit_app.ui.page import Page, Snapshot, asks
 from zit_app.ui.sidebar import machine
 from zit_app.ui.training import NEWEST, Training
-
-MOST_OF_CARD = 0.85  # of its memory: the system and the page need some, and Windows spills without a word
 
 
 class TrainTab:
@@ -148,7 +147,7 @@ class TrainTab:
         plan = w("train.plan", pictures=count, steps=found.steps, rank=rank, **self._costs(found))
         lines = [cards.note(plan)]
         room = max((card.total for card in machine().cards), default=machine().memory)
-        if found.memory > MOST_OF_CARD * room:
+        if found.memory > budget_of(room):
             lines.append(cards.note(w("train.tight", memory=w.size(found.memory), room=w.size(room)), "warning"))
         return ["".join(lines), changed]
 
