@@ -75,6 +75,20 @@ def test_a_lora_of_a_hub_draws_as_its_file_does_and_stays(
     assert len(hub.requests) == 1 and not list(here.parent.glob("*.part"))
 
 
+def test_modelscope_has_ids_of_its_own(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    here = bring(f"modelscope:{REPO}")
+    assert here == home / "loras" / "modelscope" / REPO / FILE
+    record = json.loads(here.with_name(f"{FILE}.json").read_text())
+    assert (record["source"], record["repository"]) == ("modelscope", REPO) and hub.url in record["url"]
+    assert record["hash"] == f"sha256:{hashlib.sha256(here.read_bytes()).hexdigest()}"
+    hub.status = 503
+    assert bring(f"modelscope:{REPO}/{FILE}") == here and find_adapter("A-Style.v1") == here
+    with pytest.raises(ZitError, match="cannot be reached"):
+        bring(REPO)  # the hub's is another one
+
+
 def test_of_several_files_one_is_named(hub: Hub, home: Path) -> None:
     (hub.folder / "more").mkdir()
     (hub.folder / "more" / "second one.safetensors").write_bytes(b"second")

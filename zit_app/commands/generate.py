@@ -50,8 +50,8 @@ def add(command: Callable[..., Any]) -> None:
         type=usage(parse_lora),
         action="append",
         default=[],
-        help="adapter (file, name in the library, OWNER/NAME[/FILE] on Hugging Face's hub), its weight, the denoising "
-        "steps it acts in; may be repeated",
+        help="adapter (file, name in the library, OWNER/NAME[/FILE] on Hugging Face's hub, modelscope:OWNER/NAME …), "
+        "its weight, the denoising steps it acts in; may be repeated",
     )
     for name in ("steps", "guidance", "sigmas", "seed", "count", "precision", "text_precision", "max_sequence_length"):
         setting_flag(parser, known[name])

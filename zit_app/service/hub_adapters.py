@@ -1,7 +1,9 @@
-"""LoRA files by their id on a model hub: `OWNER/NAME` or `OWNER/NAME/FILE.safetensors`.
+"""LoRA files by their id on a model hub: `OWNER/NAME` or `OWNER/NAME/FILE.safetensors`, of ModelScope behind
+`modelscope:`.
 
     <home>/loras/OWNER/NAME/FILE.safetensors        part of the library from then on
     <home>/loras/OWNER/NAME/FILE.safetensors.json   where it came from and its hash, as it was verified
+    <home>/loras/modelscope/OWNER/NAME/…            the same of ModelScope, where the id may mean something else
 
 What is here is never asked for again, so a drawing that worked works without a network.
 """
@@ -20,8 +22,9 @@ from zit_app.service.hubs import RemoteFile, address, host, list_files, new_clie
 from zit_app.service.runs import check_disk
 from zit_app.service.transfer import fetch
 
-SOURCE = "hub"
-_ID = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(?:/(?P<file>[^\\]+\.safetensors))?", re.ASCII)
+HUB, MODELSCOPE = "hub", "modelscope"
+_REPO = r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)"
+_ID = re.compile(rf"(?P<source>modelscope:)?{_REPO}(?:/(?P<file>[^\\]+\.safetensors))?", re.ASCII)
 _SHOWN = 12  # files of a repository that are named
 
 
@@ -33,22 +36,23 @@ def adapter_file(text: str, progress: Progress) -> Path:
     match = _ID.fullmatch(text)
     if match is None or Path(text).exists() or match["name"].endswith(".safetensors"):
         return find_adapter(text)
-    repo, wanted = f"{match['owner']}/{match['name']}", match["file"]
-    folder = paths.home() / "loras" / match["owner"] / match["name"]
+    repo, wanted, source = f"{match['owner']}/{match['name']}", match["file"], MODELSCOPE if match["source"] else HUB
+    library = paths.home() / "loras"
+    folder = (library if source == HUB else library / MODELSCOPE) / match["owner"] / match["name"]
     here = _here(folder, wanted)
     if here is not None:
         return here
-    where = host(address(SOURCE))
+    where = host(address(source))
     progress.stage(f"Asking {where} for {repo}")
     with new_client() as client:
         try:
-            remote = _chosen(list_files(client, SOURCE, repo), repo, wanted)
+            remote = _chosen(list_files(client, source, repo), repo, wanted)
         except httpx.TransportError as error:
             raise ZitError(
                 f"{text} is not on this machine, and {where} cannot be reached.",
                 f"Check the name or the connection, or put the file into {folder}.",
             ) from error
-        return _brought(client, remote, repo, folder, progress)
+        return _brought(client, remote, {"source": source, "repository": repo}, folder, progress)
 
 
 def _here(folder: Path, wanted: str | None) -> Path | None:
@@ -79,7 +83,9 @@ def _is_plain(path: str) -> bool:
     return path.endswith(".safetensors") and inside and not any(part.startswith(".") for part in parts)
 
 
-def _brought(client: httpx.Client, remote: RemoteFile, repo: str, folder: Path, progress: Progress) -> Path:
+def _brought(
+    client: httpx.Client, remote: RemoteFile, origin: dict[str, str], folder: Path, progress: Progress
+) -> Path:
     target, came = folder / remote.path, 0
 
     def advance(count: int) -> bool:
@@ -95,8 +101,8 @@ def _brought(client: httpx.Client, remote: RemoteFile, repo: str, folder: Path, 
         if not alone:
             raise ZitError(f"Another download works on {folder.name}.", "Wait for it or stop it first.")
         check_disk(remote.size, folder)
-        progress.stage(f"Downloading {repo}/{remote.path} ({remote.size / 1e6:,.1f} MB)")
+        progress.stage(f"Downloading {origin['repository']}/{remote.path} ({remote.size / 1e6:,.1f} MB)")
         fetch(client, remote, target, advance)
-        record = {"source": SOURCE, "repository": repo, "file": remote.path, "url": remote.url, "hash": remote.digest}
-        write_json(target.with_name(f"{target.name}.json"), record)
+        record = {"file": remote.path, "url": remote.url, "hash": remote.digest}
+        write_json(target.with_name(f"{target.name}.json"), origin | record)
     return target

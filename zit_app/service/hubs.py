@@ -15,6 +15,7 @@ import httpx
 from zit_app.core.errors import ZitError
 
 SOURCES = ("hub", "modelscope")
+_OWN = {"hub": "HF_ENDPOINT", "modelscope": "MODELSCOPE_DOMAIN"}
 _ADDRESSES = {"hub": "https://huggingface.co", "modelscope": "https://modelscope.cn"}
 
 
@@ -29,8 +30,11 @@ class RemoteFile:
 
 
 def address(source: str, endpoint: str = "") -> str:
-    """Where a source is asked: `endpoint`, else for the hub `HF_ENDPOINT` as its own tools have it, else its home."""
-    own = os.environ.get("HF_ENDPOINT", "") if source == "hub" else ""
+    """Where a source is asked: `endpoint`, else what its own tools are told by `HF_ENDPOINT` or `MODELSCOPE_DOMAIN`,
+    else its home.
+    """
+    own = os.environ.get(_OWN[source], "")
+    own = f"https://{own}" if own and "://" not in own else own
     return (endpoint or own or _ADDRESSES[source]).rstrip("/")
 
 
