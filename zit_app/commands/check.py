@@ -5,9 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zit_app.commands.words import existing_folder
 from zit_app.core.errors import ZitError
+from zit_app.core.flags import WrongUsage
 from zit_app.core.models import find_model, read_flavour
 from zit_app.core.progress import Progress
+from zit_app.core.workers import card_for_command
 
 
 def check_command(arguments: argparse.Namespace) -> None:
@@ -19,6 +22,13 @@ def check_command(arguments: argparse.Namespace) -> None:
         raise ZitError(f"There is no folder {folder}.", "Check the path.")
     pixels = arguments.resolution or (read_flavour(find_model(arguments.model)).pixels if arguments.model else 1024)
     progress = Progress(as_json=arguments.json)
+    if arguments.aesthetic and not arguments.clip:
+        raise WrongUsage("--aesthetic needs --clip: it rates what that CLIP sees.")
+    if arguments.clip:
+        from zit_app.engine.opinions import form_opinions
+
+        with card_for_command(None, progress.note):
+            form_opinions(folder, existing_folder(arguments.clip), arguments.aesthetic, progress)
     report: Report = check(folder, pixels)
     progress.result(_words(report), **report.as_json())
 
@@ -29,6 +39,12 @@ def add(command: Callable[..., Any]) -> None:
     parser.add_argument("dataset", type=Path, help="folder of pictures and captions")
     parser.add_argument("--model", metavar="M", help="model that will be trained: its size decides what is small")
     parser.add_argument("--resolution", type=int, default=0, help="pixels to train at (default: the model's, or 1024)")
+    parser.add_argument(
+        "--clip", metavar="FOLDER", type=Path, help="CLIP or SigLIP that is asked whether captions fit their pictures"
+    )
+    parser.add_argument(
+        "--aesthetic", metavar="FILE", type=Path, help="safetensors file with an aesthetic predictor for that CLIP"
+    )
 
 
 def _words(report: Any) -> str:
@@ -37,6 +53,8 @@ def _words(report: Any) -> str:
         if one.flags:
             lines.append(f"{_shown(one.file)}: {', '.join(flag.replace('_', ' ') for flag in one.flags)}")
             lines.append(f"    {one.advice}")
+        if "writing" in one.flags:
+            lines.append(f"    It reads: {' / '.join(one.writing)}")
     lines += [f"{_shown(name)}: not used, {reason}" for name, reason in report.unreadable]
     found = report.set
     healthy = sum(not one.flags for one in report.pictures)

@@ -20,6 +20,7 @@ from zit_app.core.eval_settings import EvalSettings, eval_toml
 from zit_app.core.files import write_atomic, write_json
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
+from zit_app.data import reading
 from zit_app.data.formats import EXTENSIONS
 from zit_app.engine.compare import cell_path, draw_variants, read_pixels
 from zit_app.engine.evaluation_report import words_of
@@ -29,7 +30,6 @@ from zit_app.flow.bootstrap import centred, interval, resamples
 from zit_app.flow.diversity import mean_pairwise_distance
 from zit_app.flow.frechet import Moments, frechet_distance, moments
 from zit_app.flow.sharpness import sharpness
-from zit_app.model import reading
 from zit_app.model.clip import Clip
 from zit_app.model.loading import default_device
 
@@ -96,7 +96,7 @@ def _figures(drawn: CompareSettings, variant: str, folder: Path, eyes: _Eyes | N
     if judged is not None:
         found |= {"recall": _mean_of(judged[0]), "style": _mean_of(judged[1])}
     if reading.is_installed() and any(map(reading.asked_texts, drawn.prompts)):
-        found["text"] = _mean_of(reading.texts_found(drawn.prompts, files))
+        found["text"] = _mean_of(torch.tensor(reading.texts_found(drawn.prompts, files)))
     found["sharpness"] = _mean_of(look_P2[:, 0])
     if len(seeds) > 1:
         found["diversity"] = _mean_of(look_P2[:, 1])

@@ -1,6 +1,6 @@
 """A CLIP or SigLIP from a folder of the user's: pictures and prompts as directions that can be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,11 @@ class Clip:
         self._longest = int(model.config.text_config.max_position_embeddings)
 
     @torch.no_grad()
-    def pictures(self, files: Sequence[Path]) -> torch.Tensor:
-        """Features of pictures; each is shrunk and cut as the model was trained."""
+    def pictures(self, files: Sequence[Path], read: Callable[[Path], Image.Image] | None = None) -> torch.Tensor:
+        """Features of pictures; each is shrunk and cut as the model was trained. ``read`` opens one as RGB."""
         found = []
         for begin in range(0, len(files), BATCH):
-            batch = [_opened(file) for file in files[begin : begin + BATCH]]
+            batch = [(read or _opened)(file) for file in files[begin : begin + BATCH]]
             pixels = self._processor(images=batch, return_tensors="pt")["pixel_values"].to(self.device)
             found.append(self._model.get_image_features(pixel_values=pixels).pooler_output)
         return F.normalize(torch.cat(found), dim=-1).cpu()

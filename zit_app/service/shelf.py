@@ -15,11 +15,14 @@ from typing import Any
 
 from zit_app.core.errors import ZitError
 from zit_app.data.formats import Size
-from zit_app.data.health.measure import load_measures, measure_all, thumbnail_path
+from zit_app.data.health.measure import Measures, load_measures, measure_all, thumbnail_path
+from zit_app.data.health.opinions import load_opinions, opinions_path
 from zit_app.data.health.report import Finding, Report, find_repeats, judge
-from zit_app.data.index import load_known, save_known
+from zit_app.data.health.writing import Written, load_written, read_all
+from zit_app.data.index import CACHE_FOLDER, load_known, save_known
 from zit_app.data.pictures import DatasetScan, Item, Skipped, scan_dataset
 
+READ_UP_TO = 300  # pictures in which writing is looked for here: a third of a second of processor each
 EXAMINED_UP_TO = 2000  # pictures; a larger set is examined by `zit check`, which takes its time
 _SHOWN = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".gif", ".bmp"}  # by browsers, without a thumbnail
 _EASE = 20  # times as long as a look took until the next one
@@ -92,7 +95,7 @@ class Shelf:
 
     def _now(self) -> object:
         """Changes with every file that comes, goes or is written."""
-        found = []
+        found = [(CACHE_FOLDER, _stamp(opinions_path(self.folder))[1])]  # a command may have formed them
         for place, folders, files in os.walk(self.folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in files:
@@ -112,7 +115,7 @@ class Shelf:
         if not new and self._compared != _contents(scan):
             new = len(scan.items)  # all are measured, but not compared with each other yet
         todo = new if len(scan.items) <= EXAMINED_UP_TO else 0
-        self._show(scan, judge(scan, known, self.pixels, self._repeats), 0, todo)
+        self._show(scan, self._judged(scan, known, self._repeats, load_written(self.folder)), 0, todo)
 
     def _without_broken(self, scan: DatasetScan) -> DatasetScan:
         """The scan without files whose headers are fine and whose rest was not when it was last decoded."""
@@ -141,7 +144,9 @@ class Shelf:
                 save_known(scan)
                 measures = measure_all(self.folder, scan.items, self._examined)
                 repeats = find_repeats(scan, measures)
-                report = judge(scan, measures, self.pixels, repeats)
+                few = len(scan.items) <= READ_UP_TO
+                written = read_all(self.folder, scan.items) if few else load_written(self.folder)
+                report = self._judged(scan, measures, repeats, written)
                 broken = {(one.name, _stamp(self.folder / one.name)): one for one in scan.skipped}
                 with self._lock:
                     self._repeats, self._compared, self._broken = repeats, _contents(scan), broken
@@ -151,6 +156,11 @@ class Shelf:
             self._view = View(problem=str(error))
         finally:
             self._thread = None
+
+    def _judged(
+        self, scan: DatasetScan, measures: Mapping[str, Measures], repeats: Mapping[str, str], written: Written
+    ) -> Report:
+        return judge(scan, measures, self.pixels, repeats, written, load_opinions(self.folder))
 
     def _examined(self, done: int) -> None:
         view = self._view

@@ -341,6 +341,9 @@ TABLE = {
     "flag.long_caption": "long caption",
     "flag.repeated_caption": "same caption",
     "flag.wrong_extension": "wrong file name",
+    "flag.writing": "writing",
+    "flag.other_caption": "caption does not fit",
+    "flag.plain_looks": "plain looks",
     "flag.unreadable": "unreadable",
     "advice.small": "It would be enlarged more than twice: find a larger version, or train at a lower resolution.",
     "advice.blurry": "No edge in it is sharp: take a sharper version, or the model learns blur.",
@@ -356,6 +359,13 @@ TABLE = {
     "advice.no_caption": "It has no caption: write what it shows, or use a trigger word.",
     "advice.long_caption": "Its caption is longer than the text encoder reads: shorten it; the end is not seen.",
     "advice.repeated_caption": "Other pictures have the same caption: say what is different in this one.",
+    "advice.writing": "Writing is in it: crop or retouch a watermark or date, quote in its caption what belongs there.",
+    "advice.other_caption": (
+        "Half of the other captions fit it better than its own: is it the caption of another picture?"
+    ),
+    "advice.plain_looks": (
+        "The aesthetic model likes it little: leave it out unless it shows what no other picture does."
+    ),
     "advice.wrong_extension": "Its name ends as if it were another format: other programs may refuse it.",
     "cache.about": "Pictures and captions are encoded once, before training. Training does this by itself; "
     "here you can see it, or do it beforehand.",

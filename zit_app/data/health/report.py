@@ -19,8 +19,11 @@ from zit_app.data.captions import estimated_tokens
 from zit_app.data.formats import FORMATS
 from zit_app.data.health.likeness import Signature, duplicates, signature
 from zit_app.data.health.measure import Measures, measure_all, thumbnail_path
+from zit_app.data.health.opinions import Opinion, load_opinions
+from zit_app.data.health.writing import Written, read_all, unsaid
 from zit_app.data.index import load_known, save_known
 from zit_app.data.pictures import DatasetScan, Item, scan_dataset
+from zit_app.data.reading import letters
 
 BLURRED = 3.5  # pixels of the sharpest edges: a Gaussian of σ 1.5
 BLOCKY, BLOCKY_JPEG = 0.06, 0.09  # blockiness; a JPEG of good tables may have had a better reason
@@ -31,6 +34,7 @@ LONGEST = 500  # tokens of a caption; the template takes the rest of 512
 WIDE = 0.2  # share of a picture that no bucket can hold
 CROPS_UP_TO = 2000  # pictures among which crops of each other are sought
 FEW, MANY = 9, 25  # pictures: the advice for a person or a thing
+MARKED = 3  # pictures in which the same words stand, from which they are taken for a watermark
 
 ADVICE = {
     "small": "It would be enlarged more than twice: find a larger version, or train at a lower resolution.",
@@ -47,22 +51,31 @@ ADVICE = {
     "no_caption": "It has no caption: write what it shows, or use a trigger word.",
     "long_caption": "Its caption is longer than the text encoder reads: shorten it; the end is not seen.",
     "repeated_caption": "Other pictures have the same caption: say what is different in this one.",
+    "writing": "Writing is in it: crop or retouch a watermark or date, quote in its caption what belongs there.",
+    "other_caption": "Half of the other captions fit it better than its own: is it the caption of another picture?",
+    "plain_looks": "The aesthetic model likes it little: leave it out unless it shows what no other picture does.",
     "wrong_extension": "Its name ends as if it were another format: other programs may refuse it.",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One picture: its flags by name (see `ADVICE`), and which picture it repeats."""
+    """One picture: its flags by name (see `ADVICE`), which picture it repeats, and what stands in it."""
 
     file: str
     flags: tuple[str, ...] = ()
     duplicate_of: str = ""
+    writing: tuple[str, ...] = ()
+    agreement: float | None = None  # of picture and caption, where a CLIP has looked at both
+    aesthetic: float | None = None
 
     @property
     def advice(self) -> str:
         """What to do about the flags, "" without any."""
         return " ".join(ADVICE[flag].format(other=self.duplicate_of) for flag in self.flags)
+
+
+_WHERE_KNOWN = ("duplicate_of", "writing", "agreement", "aesthetic")  # of a finding, in the report only then
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ class Report:
         return {
             "pictures": [
                 {"file": one.file, "flags": list(one.flags), "advice": one.advice}
-                | ({"duplicate_of": one.duplicate_of} if one.duplicate_of else {})
+                | {key: value for key in _WHERE_KNOWN if (value := getattr(one, key)) not in ("", (), None)}
                 for one in self.pictures
             ],
             "unreadable": [{"file": name, "reason": reason} for name, reason in self.unreadable],
@@ -94,23 +107,35 @@ def check(folder: Path, pixels: int = 1024, told: Callable[[int], None] = lambda
     scan = scan_dataset(folder, load_known(folder))
     save_known(scan)
     measures = measure_all(folder, scan.items, told)
-    return judge(scan, measures, pixels)
+    written = read_all(folder, scan.items, lambda done: told(len(scan.items) + done))
+    return judge(scan, measures, pixels, find_repeats(scan, measures), written, load_opinions(folder))
 
 
 def judge(
-    scan: DatasetScan, measures: Mapping[str, Measures], pixels: int, repeats: Mapping[str, str] | None = None
+    scan: DatasetScan,
+    measures: Mapping[str, Measures],
+    pixels: int,
+    repeats: Mapping[str, str],
+    written: Written,
+    opinions: Mapping[str, Opinion],
 ) -> Report:
-    """Flags and figures from what was measured; `repeats` is what `find_repeats` found, or part of it."""
-    repeats = find_repeats(scan, measures) if repeats is None else repeats
+    """Flags and figures from what is known of the pictures, which need not be everything."""
     told = Counter(caption for item in scan.items for caption in item.captions)
     findings = []
     for item in scan.items:
+        lines, opinion = written.get(item.sha256, ()), opinions.get(item.sha256)
         flags = [
             *(picture_flags(item, measures[item.sha256], pixels) if item.sha256 in measures else ()),
+            *(["writing"] if unsaid(lines, item.captions) else []),
             *(["duplicate_of"] if item.name in repeats else []),
             *_caption_flags(item, told),
+            *(opinion.flags(item.captions) if opinion else []),
         ]
-        findings.append(Finding(item.name, tuple(flags), repeats.get(item.name, "")))
+        agreement = opinion.agreement if opinion and opinion.caption in item.captions else None
+        aesthetic = opinion.aesthetic if opinion else None
+        findings.append(
+            Finding(item.name, tuple(flags), repeats.get(item.name, ""), tuple(lines), agreement, aesthetic)
+        )
     unreadable = tuple((one.name, one.reason) for one in scan.skipped)
     return Report(tuple(findings), unreadable, _summary(scan, findings, repeats))
 
@@ -201,6 +226,10 @@ def _summary(scan: DatasetScan, findings: list[Finding], repeats: Mapping[str, s
     common = aspects.most_common(1)[0]
     if count >= FEW and common[1] == count and common[0] != "square":
         advice.append(f"All pictures are {common[0]}: the model may become worse at other shapes.")
+    lines = Counter(letters(line) for one in findings for line in set(one.writing))
+    for line, times in lines.most_common(1):
+        if times >= MARKED:
+            advice.append(f"The same writing stands in {times} pictures ({line}): a watermark?")
     captioned = sum(bool(item.captions) for item in scan.items)
     always = [word for word, times in words.most_common(8) if captioned >= FEW and times == captioned]
     if always:
