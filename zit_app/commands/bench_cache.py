@@ -27,5 +27,5 @@ def add(command: Callable[..., Any], among: Any) -> None:
     """Register the command in the group `bench`; ``command(function, name, among)`` is the parser's."""
     parser = command(bench_cache_command, "cache", among)
     parser.add_argument("--model", metavar="M", default="pocket", help="model whose encoders are measured")
-    parser.add_argument("--count", type=int, default=64, help="pictures (default: 64)")
+    parser.add_argument("--count", type=int, default=192, help="pictures (default: 192)")
     parser.add_argument("--resolution", type=int, default=0, help="pixels; 0 = the model's own")

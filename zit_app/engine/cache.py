@@ -31,6 +31,7 @@ class Sample:
     size: Size  # of its bucket: width, height in pixels
     latents: str
     text: str
+    category: str = ""  # what it is of, where the data set says so: its folder, or the table of captions
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,14 @@ def build_cache(
     texts, latents = Part(), Part()
     if only != "latents":
         texts = build_texts(scan, told, before, folder, batch_size, max_length, progress)
-        _free_memory()
+        _free_memory(texts)
     if only != "text" and not texts.lacking:
         latents = build_latents(scan, pictures, before, folder, batch_size, progress)
-        _free_memory()
+        _free_memory(latents)
     index.save_built(dataset, before | _remembered(scan, before, texts, latents))
     of_item = dict(zip((item.name for item in scan.items), told, strict=True))
     samples = tuple(
-        Sample(picture.item.name, picture.crop.size, latent, texts.prints.get(caption, ""))
+        Sample(picture.item.name, picture.crop.size, latent, texts.prints.get(caption, ""), picture.item.category)
         for picture, latent in zip(pictures, latents.ordered or itertools.repeat(""), strict=False)
         for caption in of_item[picture.item.name]
         for _ in range(picture.item.repeats)
@@ -140,7 +141,8 @@ def _remembered(scan: DatasetScan, before: dict[str, dict[str, Any]], *halves: P
     return after
 
 
-def _free_memory() -> None:
-    """Give back what the last model held, so that the next one finds the whole card."""
-    gc.collect()
-    torch.cuda.empty_cache()
+def _free_memory(part: Part) -> None:
+    """Give back what the model held that built this part, so that the next one finds the whole card."""
+    if part.built:  # else none was loaded, and a collection takes half a second of a run of one
+        gc.collect()
+        torch.cuda.empty_cache()

@@ -132,6 +132,7 @@ def load_text_encoder(
 ) -> tuple[Qwen2Tokenizer, Qwen3Model]:
     """The tokenizer and the frozen text encoder of a model folder, its block linears kept as ``stored``.
 
+    Z-Image reads ``hidden_states[-2]``: the last layer and the final norm are left out, and what comes out is that.
     ``away`` of its layers come to ``device`` only for their turn.
     """
     part = folder / "text_encoder"
@@ -155,7 +156,8 @@ def load_text_encoder(
         return model
 
     encoder = _stored(files, part / "config.json", full, blank, device, dtype, stored, away) if stored else full()
-    to_card(encoder, list(encoder.layers), device, away)
+    encoder.layers, encoder.norm = encoder.layers[:-1], torch.nn.Identity()
+    to_card(encoder, list(encoder.layers), device, min(away, len(encoder.layers)))
     return tokenizer, encoder.eval().requires_grad_(False)
 
 

@@ -11,8 +11,6 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-FEATURE_LAYER = -2  # hidden_states[-2]: the last layer and the final norm are not used
-
 
 def apply_template(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """One user message in the chat template that Z-Image was trained with."""
@@ -39,6 +37,8 @@ def encode_prompts(
 ) -> list[torch.Tensor]:
     """The features of each prompt, (L, D) each, L its real tokens.
 
+    ``encoder`` is that of `load_text_encoder`, which ends where the features are taken.
+
     Equal to ``ZImagePipeline.encode_prompt``, which pads to ``max_length``: the encoder is causal and padding stands
     on the right, so real tokens never see it. Padding to the longest prompt costs a fraction.
     """
@@ -53,12 +53,6 @@ def encode_texts(
     tokens = tokenizer(
         list(texts), padding=True, padding_side="right", max_length=max_length, truncation=True, return_tensors="pt"
     )
-    mask_BL = tokens.attention_mask.to(encoder.device).bool()
-    outputs = encoder(
-        input_ids=tokens.input_ids.to(encoder.device),
-        attention_mask=mask_BL,
-        output_hidden_states=True,
-        use_cache=False,
-    )
-    feats_BLD = outputs.hidden_states[FEATURE_LAYER]
-    return [feats[mask].clone() for feats, mask in zip(feats_BLD, mask_BL, strict=True)]
+    # Without a mask: causal attention hides the padding from the real tokens, and its fast kernels want none.
+    feats_BLD = encoder(input_ids=tokens.input_ids.to(encoder.device), use_cache=False).last_hidden_state
+    return [feats[:count].clone() for feats, count in zip(feats_BLD, tokens.attention_mask.sum(1), strict=True)]
