@@ -45,7 +45,11 @@ CLAIMS = (
     Claim("000 §2.4", "the curvature penalty keeps 8-step pictures", "unrelated content", "nodes", "curvature"),
     Claim("SDA v1", "a tether keeps 8-step pictures", "unrelated content", "nodes", "tether 0.5"),
     Claim("field", "a training adapter keeps 8-step pictures", "unrelated content", "nodes", "training adapter"),
-    Claim("field", "training on the base keeps them", "unrelated content", "nodes", "trained on the base"),
+    Claim("field", "learning on the base keeps them", "unrelated content", "uniform", "on the base's weights"),
+    Claim(
+        "field", "at the same rate, the base's weights teach better", "error",
+        "on the base's weights, rate 2e-3", "uniform, rate 2e-3",
+    ),
 )
 
 

@@ -93,7 +93,7 @@ def _row(exam: Exam, name: str, seed: int, work: Path) -> dict[str, float]:
     row = ROWS[name]
     folder = work / f"{re.sub('[^a-z0-9]+', '_', name.lower())}_{seed}"
     settings = load_train_settings(paths.assets() / "demo" / "train.toml", _changes(row, seed, work))
-    adapter = teach(_pictures(exam.questions, row.pictures, work), row.model, settings, folder)
+    adapter = teach(_pictures(exam.questions, row.pictures, work), "pocket", settings, folder)
     measured = {**_course(Run.open(folder).metrics()), **_taught(exam, adapter), **_kept(exam, adapter)}
     shutil.rmtree(folder)
     return measured
