@@ -32,6 +32,9 @@ from zit_app.model.rotation import to_card
 
 CPU = torch.device("cpu")
 LAYERS = 6
+# On a processor bitsandbytes' products depend on where in memory its tensors lie, as torch's do in the last bit; the
+# fast formats round inputs, so that such a bit can turn one.
+NEAR = {"nf4": 1e-5, "int8-fast": 0.02, "fp8-fast": 0.02}
 SMALL: dict[str, Any] = dict(width=64, height=48, steps=2, guidance=0.0)
 
 
@@ -113,11 +116,10 @@ def test_every_format_and_stack_gives_the_same(
         stack.set_weights([0.7, 0.0])
         answers.append([bare, both, velocity(transformer)])
         stack.remove()
-        assert torch.equal(velocity(transformer), bare) or kind == "nf4"
+        assert torch.equal(velocity(transformer), bare) or kind in NEAR
     assert not torch.equal(answers[0][0], answers[0][1])
     for resident, rotated in zip(*answers, strict=True):
-        # bitsandbytes' products on a processor depend on where in memory its tensors lie
-        assert torch.allclose(resident, rotated, atol=1e-5) if kind == "nf4" else torch.equal(resident, rotated)
+        assert torch.allclose(resident, rotated, atol=NEAR[kind]) if kind in NEAR else torch.equal(resident, rotated)
 
 
 class Listener(Progress):

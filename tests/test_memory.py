@@ -115,6 +115,8 @@ FULL_REQUESTS = [
     (Request(1024, 1024, guided=True), "int8"),
     (Request(512, 512, caption_tokens=60), "int8"),
     (Request(512, 512, caption_tokens=60), "nf4"),
+    (Request(1024, 1024, caption_tokens=100), "int8-fast"),
+    (Request(512, 512, caption_tokens=60), "fp8-fast"),
 ]
 
 

@@ -12,10 +12,19 @@ from zit_app.cli import main
 from zit_app.model.adapters import attach_lora
 from zit_app.model.forward import predict_velocity
 from zit_app.model.loading import load_text_encoder, load_transformer
-from zit_app.model.precision import STORED, block_linears, load_stored, save_stored, store_blocks
+from zit_app.model.precision import (
+    STORED,
+    StoredLinear,
+    block_linears,
+    kept_as,
+    load_stored,
+    save_stored,
+    store_blocks,
+)
 
 CPU = torch.device("cpu")
 ERRORS = {"int8": 0.02, "fp8": 0.06, "nf4": 0.25, "int8-quanto": 0.02, "fp8-quanto": 0.06}  # of one forward
+ERRORS |= {"int8-fast": 0.04, "fp8-fast": 0.09}
 
 
 def velocity(transformer: torch.nn.Module) -> torch.Tensor:
@@ -62,7 +71,32 @@ def test_the_kept_copy_is_the_same_model(kind: str, tiny_model: Path, home: Path
     assert not any(tensor.is_meta for tensor in second.state_dict().values())
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8", "nf4"])
+@pytest.mark.parametrize("kind", ["int8-fast", "fp8-fast"])
+def test_fast_products_round_each_row_by_itself(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(96, 64, bias=False)
+    fast, plain = (StoredLinear.of(linear, name, CPU) for name in (kind, kept_as(kind)))
+    assert fast.fast and not plain.fast and torch.equal(fast.packed, plain.packed)
+    x = torch.randn(2, 40, 96, generator=generator)
+    x[0, 3] *= 3000  # as few tokens of Z-Image are
+    x[1, 5] = 0
+    with torch.no_grad():
+        found, exact = fast(x), plain(x)
+        assert found.shape == (2, 40, 64) and not torch.equal(found, exact)
+        worst = ((found - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(1e-9)).max().item()
+        assert worst < ERRORS[kind] and not found[1, 5].any()
+        assert torch.equal(fast(x[:, :4]), plain(x[:, :4]))  # too few rows for tensor cores
+        assert not StoredLinear.of(torch.nn.Linear(90, 64), kind, CPU).fast  # sides that they do not take
+        assert fast(x.bfloat16()).dtype == torch.bfloat16
+    assert torch.equal(fast(x), plain(x))  # a training begins like that
+    x.requires_grad_()
+    fast(x).sum().backward()
+    grad, x.grad = x.grad, None
+    plain(x).sum().backward()
+    assert torch.equal(grad, x.grad)  # never through rounded inputs
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8", "nf4", "fp8-fast"])
 def test_a_lora_on_top_is_exact_and_learns_through_it(kind: str, tiny_model: Path, home: Path) -> None:
     packed = load_transformer(tiny_model, CPU, torch.float32, kind)
     dense = copy.deepcopy(packed)  # the weights that the packed ones stand for, in plain layers

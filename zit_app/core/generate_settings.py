@@ -8,7 +8,9 @@ from zit_app.core.attention import BACK_ENDS
 from zit_app.core.errors import ZitError
 from zit_app.core.settings import from_mapping, parse_toml, setting, to_toml
 
-PRECISIONS = ("auto", "fp32", "bf16", "int8", "fp8", "nf4", "int8-quanto", "fp8-quanto")
+PRECISIONS = (
+    "auto", "fp32", "bf16", "int8", "fp8", "nf4", "int8-fast", "fp8-fast", "int8-quanto", "fp8-quanto",
+)  # fmt: skip
 SOLVERS = ("euler", "heun", "dpm++2m")
 TOKENS_A_BATCH, PICTURES_A_BATCH = 4096, 16  # one picture of 1024² is 4096 tokens; small ones are drawn together
 ATTENTION = ("auto", *BACK_ENDS)
@@ -60,7 +62,8 @@ class GenerateSettings:
     attention: str = setting("auto", "How attention is computed; auto = the fastest exact way", choices=ATTENTION)
     precision: str = setting(
         "auto",
-        "Number format; auto = bf16 on a card, fp32 without; int8 and fp8 halve the model's memory, nf4 quarters it",
+        "Number format; auto = bf16 on a card, fp32 without; int8 and fp8 halve the model's memory, nf4 quarters it; "
+        "-fast multiplies in 8 bit, too",
         choices=PRECISIONS,
     )
     text_precision: str = setting(

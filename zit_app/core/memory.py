@@ -5,7 +5,8 @@ Weights are exact (`core/sizes.py`). Activations are those of the widest moment 
     read     the states of all layers (the feature is one of them) and three widths of a feed forward; of SigLIP four
              widths of the model and two of a feed forward
     draw     per token: four widths of a feed forward and five of the model (nine of an Omni), or where weights are
-             unpacked for their use, two of a feed forward beside the unpacked weight; rotary factors
+             unpacked for their use, two of a feed forward beside the unpacked weight, or where rounded inputs are
+             multiplied, five of a feed forward; rotary factors
     decode   three pictures of the channels that the last stage reads; in tiles the same of one tile
     train    per token and main block what its backward pass needs; with checkpointing its input, and one block in full
 
@@ -203,6 +204,8 @@ def drawing_activations(config: Config, numbers: Numbers, request: Request) -> i
     unpacked = width * inner * numbers.full if numbers.stored else 0
     rotary = 2 * 8 * (width // int(config["n_heads"]) // 2) * request.tokens
     wide = max(4 * inner * token, 2 * inner * token + unpacked)
+    if numbers.stored.endswith("-fast"):  # products before they are scaled take four bytes a number
+        wide = 5 * inner * token
     if numbers.stored.endswith("-quanto"):  # scales the weight, not the product
         wide = max(wide, 2 * inner * token + 2 * unpacked)
     # An Omni chooses scales and gates for each token: noisy ones have others than clean ones.

@@ -58,6 +58,7 @@ class Weights:
 def stored_bytes(shape: Shape, stored: str, number: int) -> int:
     """Bytes of one linear layer's weight with its scales."""
     rows, columns = shape
+    stored = stored.removesuffix("-fast")
     if stored in ("int8", "fp8"):
         return rows * columns + 4 * rows
     if stored == "nf4":

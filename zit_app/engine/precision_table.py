@@ -44,6 +44,8 @@ def precision_table(folder: Path, prompts: Sequence[str], kinds: Sequence[str], 
         velocities = _velocities(transformer, caps, sigmas, size)
         begun = time.perf_counter()
         latents = draw_latents(transformer, caps, caps, range(len(prompts)), size, sigmas, flavour.guidance)
+        if latents.is_cuda:  # it computes on while this process goes on
+            torch.cuda.synchronize(latents.device)
         seconds = (time.perf_counter() - begun) / len(prompts)
         found = {
             "features": torch.cat(features).float().cpu(),

@@ -36,7 +36,7 @@ from zit_app.core.models import (
 )
 from zit_app.core.single_files import prefix_of
 from zit_app.model.checkpoints import load_encoder_file, load_single_file, load_vae_file
-from zit_app.model.precision import check_precision, load_stored, save_stored, store_blocks
+from zit_app.model.precision import check_precision, kept_as, load_stored, save_stored, store_blocks
 from zit_app.model.rotation import to_card
 
 __all__ = [
@@ -178,7 +178,7 @@ def _stored(
     place = torch.device("cpu") if away else device
     check_precision(kind, device)
     contents = [content_hash(file) for file in [config, *files]]
-    key = hashlib.sha256(json.dumps([*contents, str(dtype), kind, _STORED_VERSION]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([*contents, str(dtype), kept_as(kind), _STORED_VERSION]).encode()).hexdigest()[:32]
     kept = paths.home() / "stored" / f"{key}.safetensors"
     if kept.is_file():
         model = blank()

@@ -24,7 +24,7 @@ from zit_app.service.estimates import model_place, part_folder, step_memory
 from zit_app.service.hardware import Card
 from zit_app.service.runs import RunView
 
-_STORED = ("int8", "fp8", "nf4", "int8-quanto", "fp8-quanto")
+_STORED = ("int8", "fp8", "nf4", "int8-fast", "fp8-fast", "int8-quanto", "fp8-quanto")
 # From the finest; what is not named is only taken when asked for. An int8 transformer draws nearly as exactly as bf16
 # and faster than one whose blocks come and go.
 _WAYS = (("bf16", "bf16"), ("int8", "bf16"), ("int8", "int8"))

@@ -123,6 +123,8 @@ ERRORS = {
     "{} has a scale of shape {}.": "{0} 的比例形状为 {1}。",
     "{} needs a CUDA card or the processor.": "{0} 需要 CUDA 显卡或处理器。",
     "Choose --precision bf16.": "请选择精度 bf16。",
+    "Choose --precision {} instead.": "请改选精度 {0}。",
+    "This card has no tensor cores for {}.": "此显卡没有用于 {0} 的张量核心。",
     "quanto's fp8 needs a compiler on a graphics card.": "quanto 的 fp8 在显卡上需要编译器。",
     "Choose --precision fp8 instead.": "请改选精度 fp8。",
     "{} holds no transformer of a Z-Image.": "{0} 中没有 Z-Image 的 transformer。",
