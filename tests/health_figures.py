@@ -16,12 +16,14 @@ from io import BytesIO
 from pathlib import Path
 from random import Random
 
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from zit_app.data.health.likeness import duplicates, signature
 from zit_app.data.health.measure import measure
 from zit_app.data.health.report import picture_flags
+from zit_app.data.health.writing import counted
 from zit_app.data.pictures import Item
+from zit_app.data.reading import Reader, is_installed
 
 PHOTOGRAPHS = (
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
@@ -91,6 +93,7 @@ SPOILT: dict[str, tuple[str, Defect]] = {
     "JPEG 20, saved again as PNG": ("blocky", recompressed(20)),
     "JPEG 10, saved again as PNG": ("blocky", recompressed(10)),
     "letterboxed, black": ("letterbox", lambda p, _: ImageOps.expand(p, (0, p.height // 8), "black")),
+    "framed in blue": ("frame", lambda p, _: ImageOps.expand(p, (p.width // 10, p.height // 10), "#224488")),
     "side bars, grey": ("pillarbox", lambda p, _: ImageOps.expand(p, (p.width // 10, 0), "#555555")),
 }
 COPIED: dict[str, Defect] = {
@@ -128,10 +131,45 @@ def figures(pictures: dict[str, Image.Image], work: Path) -> list[tuple[str, int
     for what, copy in COPIED.items():
         missed = [name for name, one in pictures.items() if not duplicates([signs[name], signature(copy(one, random))])]
         rows.append((f"copy, {what}", len(pictures) - len(missed), len(pictures), missed))
+    if is_installed():
+        reader = Reader()
+        rows.append(_read("untouched, writing read", reader, pictures, lambda picture: picture, blamed=True))
+        rows += [_read(f"writing, {what}", reader, pictures, mark) for what, mark in MARKED.items()]
     names = list(pictures)
     pairs = [f"{names[a]} = {names[b]}" for a, b in duplicates(list(signs.values()))]
     rows.append(("untouched, taken for copies", len(pairs), len(pictures), pairs))
     return rows
+
+
+def marked(text: str, size: float, opacity: int, corner: bool) -> Callable[[Image.Image], Image.Image]:
+    """White letters with a thin dark edge, so high in shares of the longer side, in the lower right or the middle."""
+
+    def mark(picture: Image.Image) -> Image.Image:
+        font = ImageFont.load_default(max(12, round(size * max(picture.size))))
+        sheet = Image.new("RGBA", picture.size)
+        pen = ImageDraw.Draw(sheet)
+        _, _, width, height = pen.textbbox((0, 0), text, font)
+        right, bottom = picture.width - width - 8, picture.height - height - 8
+        place = (right, bottom) if corner else (right // 2, bottom // 2)
+        pen.text(place, text, (255, 255, 255, opacity), font, stroke_width=1, stroke_fill=(0, 0, 0, opacity // 2))
+        return Image.alpha_composite(picture.convert("RGBA"), sheet).convert("RGB")
+
+    return mark
+
+
+MARKED = {
+    "© and a name in a corner": marked("© Sample 2024", 0.06, 150, corner=True),
+    "a pale word across the middle": marked("SAMPLE", 0.15, 110, corner=False),
+}
+
+
+def _read(
+    what: str, reader: Reader, pictures: dict[str, Image.Image], mark: Callable[[Image.Image], Image.Image],
+    blamed: bool = False,
+) -> tuple[str, int, int, list[str]]:
+    """In how many pictures writing is found, and in which it is not (or, without any, is)."""
+    read = {name for name, one in pictures.items() if counted(reader.lines(mark(one)))}
+    return what, len(read), len(pictures), [name for name in pictures if (name in read) == blamed]
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

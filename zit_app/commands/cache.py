@@ -21,7 +21,7 @@ def cache_command(arguments: argparse.Namespace) -> int:
         **{name: getattr(arguments, name) for name in ("resolution", "batch_size", "only", "trigger_word")},
     )
 
-    from zit_app.engine.jobs import cache_run
+    from zit_app.engine.cache import cache_run
 
     run = Run.create("cache", arguments.dataset.name, cache_toml(settings))
     progress = Progress(run, arguments.json)

@@ -12,6 +12,8 @@ from zit_app.core.models import find_model, read_flavour
 from zit_app.core.progress import Progress
 from zit_app.core.workers import card_for_command
 
+READ_OUT = 3  # lines of what stands in a picture
+
 
 def check_command(arguments: argparse.Namespace) -> None:
     """Look for pictures and captions that would hurt a training."""
@@ -54,7 +56,8 @@ def _words(report: Any) -> str:
             lines.append(f"{_shown(one.file)}: {', '.join(flag.replace('_', ' ') for flag in one.flags)}")
             lines.append(f"    {one.advice}")
         if "writing" in one.flags:
-            lines.append(f"    It reads: {' / '.join(one.writing)}")
+            more = f" … ({len(one.writing)} lines)" if len(one.writing) > READ_OUT else ""
+            lines.append(f"    It reads: {' / '.join(one.writing[:READ_OUT])}{more}")
     lines += [f"{_shown(name)}: not used, {reason}" for name, reason in report.unreadable]
     found = report.set
     healthy = sum(not one.flags for one in report.pictures)

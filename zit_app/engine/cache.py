@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zit_app.core.cache_settings import load_caching
+from zit_app.core.models import find_model, read_flavour
 from zit_app.core.progress import Progress
+from zit_app.core.run import Run
 from zit_app.data import index
 from zit_app.data.buckets import bucket_sizes
 from zit_app.data.formats import Size
 from zit_app.data.pictures import DatasetScan, Skipped, captions, scan_dataset
 from zit_app.engine.encoding import Part, build_latents, build_texts
 from zit_app.model.cache_files import read_latents, read_text
-from zit_app.model.loading import find_model, read_flavour
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,24 @@ def build_cache(
         texts.built,
         not texts.lacking and not latents.lacking,
     )
+
+
+def cache_run(run: Run, progress: Progress) -> Cache:
+    """Build the cache that a run of kind cache asks for."""
+    settings = load_caching(run.folder / "settings.toml")
+    with run.working():
+        cache = build_cache(
+            Path(settings.dataset),
+            settings.model,
+            settings.resolution,
+            settings.batch_size,
+            None if settings.only == "all" else settings.only,
+            progress,
+            trigger_word=settings.trigger_word,
+        )
+        skipped = [[one.name, one.reason] for one in cache.skipped]
+        run.write_status("done" if cache.complete else "stopped", message=cache.summary, skipped=skipped)
+    return cache
 
 
 def _remembered(scan: DatasetScan, before: dict[str, dict[str, Any]], *halves: Part) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The two halves of a dataset's cache: which captions and pictures lack their tensors, why, and the encoding of those.
 
-Batches by bucket; pictures are decoded on threads ahead of the card; a batch that is done stays done.
+Batches by bucket; pictures are decoded on threads ahead of the card; a batch that is done stays done. What loads models
+is imported when one is to be loaded: that takes longer than to find 5,000 pictures unchanged.
 """
 
 import contextlib
@@ -16,15 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zit_app.core.errors import ZitError
 from zit_app.core.progress import Progress
 from zit_app.data import index
 from zit_app.data.formats import Size, load_picture
 from zit_app.data.index import Parts, Picture
 from zit_app.data.pictures import DatasetScan
 from zit_app.model.cache_files import write_latents, write_text
-from zit_app.model.latents import encode_pictures
-from zit_app.model.loading import default_device, default_dtype, load_text_encoder, load_vae
-from zit_app.model.text import encode_prompts
+from zit_app.model.device import default_device, default_dtype
 
 # Of a batch whose size is not given. On a card a megapixel; on a processor what its caches hold: 18 ms a picture of
 # 128 pixels in fours, 20 in eights, 22 in sixteens, and 20 alone.
@@ -84,11 +84,21 @@ def build_texts(
         return part
     _tell_why("captions", part, {name: entry["texts"] for name, entry in before.items()}, progress)
     progress.stage(f"Encoding {len(part.lacking)} captions")
+
+    from zit_app.model.loading import load_text_encoder
+    from zit_app.model.text import encode_prompts
+
     tokenizer, encoder = load_text_encoder(model, device, dtype)
 
     def encode(batch: list[str]) -> None:
         features = encode_prompts(tokenizer, encoder, [wanted[key] for key in batch], max_length)
         for key, features_LD in zip(batch, features, strict=True):
+            if not features_LD.isfinite().all():
+                raise ZitError(
+                    f"The text encoder makes no finite numbers of the caption {wanted[key][:60]!r}.",
+                    "Copy or download the model's text_encoder again.",
+                    "weights",
+                )
             write_text(index.text_path(scan.folder, key), key, features_LD)
 
     by_length = sorted(part.lacking, key=lambda key: (len(wanted[key]), key))  # neighbours pad each other little
@@ -118,6 +128,10 @@ def build_latents(
         return part
     _tell_why("pictures", part, {name: entry["latents"] for name, entry in before.items()}, progress)
     progress.stage(f"Encoding {len(part.lacking)} pictures")
+
+    from zit_app.model.latents import encode_pictures
+    from zit_app.model.loading import load_vae
+
     # Convolutions on pictures with channels last take two thirds of the time on a processor, and no more on a card.
     device = default_device()
     vae = load_vae(model, device, torch.float32)
@@ -136,6 +150,12 @@ def build_latents(
     with contextlib.closing(decoded):
         for batch, x_B3HW in zip(_counted(batches, part, progress), decoded, strict=False):
             for key, mean_CHW, logvar_CHW in zip(batch, *encode_pictures(vae, x_B3HW), strict=True):
+                if not (mean_CHW.isfinite().all() and logvar_CHW.isfinite().all()):
+                    raise ZitError(
+                        f"The VAE makes no finite numbers of {wanted[key].item.name}.",
+                        "Copy or download the model's vae again.",
+                        "weights",
+                    )
                 write_latents(index.latents_path(scan.folder, key), key, mean_CHW, logvar_CHW)
     return part
 

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from zit_app.core.cache_settings import load_caching
 from zit_app.core.caption_settings import load_captioning
 from zit_app.core.compare_settings import load_comparison
 from zit_app.core.generate_settings import load_generation
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
-from zit_app.engine.cache import Cache, build_cache
+from zit_app.engine.cache import cache_run
 from zit_app.engine.caption import caption
 from zit_app.engine.compare import compare
 from zit_app.engine.describing import Captioned
@@ -41,24 +40,6 @@ def cache_job(run: Run, progress: Progress, warm: Warm) -> None:
     """Encode what a dataset's cache lacks."""
     warm.clear()
     cache_run(run, progress)
-
-
-def cache_run(run: Run, progress: Progress) -> Cache:
-    """Build the cache that a run of kind cache asks for."""
-    settings = load_caching(run.folder / SETTINGS)
-    with run.working():
-        cache = build_cache(
-            Path(settings.dataset),
-            settings.model,
-            settings.resolution,
-            settings.batch_size,
-            None if settings.only == "all" else settings.only,
-            progress,
-            trigger_word=settings.trigger_word,
-        )
-        skipped = [[one.name, one.reason] for one in cache.skipped]
-        run.write_status("done" if cache.complete else "stopped", message=cache.summary, skipped=skipped)
-    return cache
 
 
 def caption_job(run: Run, progress: Progress, warm: Warm) -> None:

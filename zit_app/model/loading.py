@@ -36,6 +36,7 @@ from zit_app.core.models import (
 )
 from zit_app.core.single_files import prefix_of
 from zit_app.model.checkpoints import load_encoder_file, load_single_file, load_vae_file
+from zit_app.model.device import default_device, default_dtype
 from zit_app.model.precision import check_precision, kept_as, load_stored, save_stored, store_blocks
 from zit_app.model.rotation import to_card
 
@@ -58,16 +59,6 @@ __all__ = [
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 _STORED_VERSION = 1  # of the packing: another one makes the kept copies anew
-
-
-def default_device() -> torch.device:
-    """The graphics card if there is one, else the processor."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """bf16 on a card, fp32 on the processor. Never fp16: it overflows to black pictures."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def load_transformer(

@@ -144,18 +144,22 @@ class Shelf:
                 save_known(scan)
                 measures = measure_all(self.folder, scan.items, self._examined)
                 repeats = find_repeats(scan, measures)
-                few = len(scan.items) <= READ_UP_TO
-                written = read_all(self.folder, scan.items) if few else load_written(self.folder)
-                report = self._judged(scan, measures, repeats, written)
                 broken = {(one.name, _stamp(self.folder / one.name)): one for one in scan.skipped}
                 with self._lock:
                     self._repeats, self._compared, self._broken = repeats, _contents(scan), broken
-                    if stamp == self._stamp:
-                        self._show(scan, report)
+                self._tell(stamp, scan, self._judged(scan, measures, repeats, load_written(self.folder)))
+                if len(scan.items) <= READ_UP_TO:
+                    self._tell(stamp, scan, self._judged(scan, measures, repeats, read_all(self.folder, scan.items)))
         except ZitError as error:  # the folder is gone, or the disk is full: the next change tries again
             self._view = View(problem=str(error))
         finally:
             self._thread = None
+
+    def _tell(self, stamp: object, scan: DatasetScan, report: Report) -> None:
+        """Show a report unless the files have changed since."""
+        with self._lock:
+            if stamp == self._stamp:
+                self._show(scan, report)
 
     def _judged(
         self, scan: DatasetScan, measures: Mapping[str, Measures], repeats: Mapping[str, str], written: Written

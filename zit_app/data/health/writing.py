@@ -47,14 +47,18 @@ def read_all(dataset: Path, items: Iterable[Item], told: Callable[[int], None] =
         return known
     reader = Reader()
     for done, item in enumerate(todo, 1):
-        lines = reader.lines(_at_size(item.path))
-        known[item.sha256] = tuple(text for text, sure in lines if sure >= SURE and len(letters(text)) >= SHORTEST)
+        known[item.sha256] = counted(reader.lines(_at_size(item.path)))
         told(done)
         if done % _AT_ONCE == 0 or done == len(todo):
             rows = (json.dumps([VERSION, *each], ensure_ascii=False) + "\n" for each in known.items())
             with replacing(_path(dataset), durable=False) as temporary, temporary.open("w", encoding="utf-8") as file:
                 file.writelines(rows)
     return known
+
+
+def counted(lines: Iterable[tuple[str, float]]) -> tuple[str, ...]:
+    """Of the lines that a reader found, with how sure it is, those that are taken for writing."""
+    return tuple(text for text, sure in lines if sure >= SURE and len(letters(text)) >= SHORTEST)
 
 
 def unsaid(lines: Iterable[str], captions: Iterable[str]) -> list[str]:
