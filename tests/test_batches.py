@@ -1,13 +1,14 @@
 """The data order: complete, pure, and the same from any point on."""
 
 import itertools
+import json
 from collections import Counter
 
 import pytest
 import torch
 
 from zit_app.engine.batches import DataOrder
-from zit_app.engine.focus import PictureFocus
+from zit_app.engine.focus import Focus
 
 SIZES = [(64, 64)] * 7 + [(80, 48)] * 3 + [(48, 80)]
 
@@ -40,7 +41,7 @@ def test_stream_goes_on_anywhere() -> None:
 
 def test_a_focus_prefers_hard_pictures_of_the_same_bucket() -> None:
     order, random = DataOrder(SIZES, 2, 1, seed=5), torch.Generator().manual_seed(0)
-    focus = PictureFocus(order, 0.5)
+    focus = Focus(order, 0.5)
     focus.saw([2] * 20 + [8] * 20, [6.0] * 40)  # picture 2 among seven, 8 among three stay hard
     large = [focus.choose([0, 1], random) for _ in range(500)]
     assert {i for batch in large for i in batch} <= set(range(7))
@@ -48,9 +49,43 @@ def test_a_focus_prefers_hard_pictures_of_the_same_bucket() -> None:
     assert counts[2] == pytest.approx(500 * 6 / 12, rel=0.2) and counts[3] == pytest.approx(500 / 12, rel=0.4)
     assert Counter(itertools.chain(*(focus.choose([7], random) for _ in range(100))))[8] > 20
 
-    again, copy = PictureFocus(order, 0.5), torch.Generator()
+    again, copy = Focus(order, 0.5), torch.Generator()
     again.load(focus.state())
     copy.set_state(random.get_state())
     assert [again.choose([0, 1], copy) for _ in range(9)] == [focus.choose([0, 1], random) for _ in range(9)]
     before = random.get_state()
-    assert PictureFocus(order, 0.0).choose([0, 1], random) == [0, 1] and torch.equal(random.get_state(), before)
+    assert Focus(order, 0.0).choose([0, 1], random) == [0, 1] and torch.equal(random.get_state(), before)
+
+
+def test_a_focus_on_concepts_prefers_those_whose_held_out_loss_stays_high() -> None:
+    order, random = DataOrder(SIZES, 2, 1, seed=5), torch.Generator().manual_seed(0)
+    focus = Focus(order, 0.0, 0.5, ["cat", "cat", "cat", "dog", "dog", "dog", "bird", "cat", "cat", "cat", "dog"])
+    focus.saw([0] * 60, [3.0] * 60)  # nothing is known of held-out pictures yet: training's own losses tell
+    assert focus.hardness("cat") > 2.5 and focus.hardness("dog") == focus.hardness("bird") == 1
+    focus.hear({"cat": 0.1, "dog": 0.5})
+    assert (focus.hardness("cat"), focus.hardness("dog")) == (pytest.approx(1 / 3), pytest.approx(5 / 3))
+    assert focus.hardness("bird") == 1  # none was kept aside
+    counts = Counter(itertools.chain(*(focus.choose([0, 6], random) for _ in range(2000))))
+    weights = {0: 1 / 3, 1: 1 / 3, 2: 1 / 3, 3: 5 / 3, 4: 5 / 3, 5: 5 / 3, 6: 1.0}
+    for picture in (1, 2, 3, 4, 5):
+        assert counts[picture] == pytest.approx(2000 * weights[picture] / sum(weights.values()), rel=0.25), picture
+    assert {i for _ in range(50) for i in focus.choose([8, 9], random)} <= {7, 8, 9}  # of the batch's bucket
+
+    again, copy = Focus(order, 0.0, 0.5, focus.categories), torch.Generator()
+    again.load(json.loads(json.dumps(focus.state())))
+    copy.set_state(random.get_state())
+    assert [again.choose([0, 1], copy) for _ in range(9)] == [focus.choose([0, 1], random) for _ in range(9)]
+    old = Focus(order, 0.5)
+    old.load([2.0] * len(SIZES))  # of a checkpoint of version 0.1
+    assert old.relative == [2.0] * len(SIZES)
+
+
+def test_both_focuses_share_a_batch() -> None:
+    order, random = DataOrder(SIZES, 4, 1, seed=5), torch.Generator().manual_seed(1)
+    focus = Focus(order, 0.3, 0.6, ["a"] * 6 + ["b"] * 5)
+    focus.saw([2] * 30, [9.0] * 30)
+    focus.hear({"a": 0.001, "b": 1.0})
+    counts = Counter(itertools.chain(*(focus.choose([0, 1, 3, 4], random) for _ in range(1000))))
+    own = 4000 * 0.1 / 4
+    assert counts[6] == pytest.approx(4000 * (0.6 * 2 / (2 + 6 * 0.002) + 0.3 / 15), rel=0.15)  # the only one of b
+    assert counts[2] == pytest.approx(4000 * 0.3 * 9 / 15, rel=0.2) and counts[0] > 0.8 * own

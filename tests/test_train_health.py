@@ -11,7 +11,7 @@ from tests.training import assert_identical, new_run, small_settings, stop_at, t
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.engine.cache import Cache, Sample, build_cache
-from zit_app.engine.health import drift_at_nodes, few_step_pictures, held_out_losses
+from zit_app.engine.health import beside_before, draw_now, drift_at_nodes, held_out_losses, recall_beside_before
 from zit_app.engine.parallel import new_accelerator
 from zit_app.engine.preparation import prepare, set_aside
 from zit_app.engine.shipped import as_saved
@@ -29,18 +29,23 @@ def test_an_untrained_adapter_drifts_nowhere_and_a_changed_one_everywhere(cache:
     settings = small_settings(health_every=1)
     work, state = prepare(settings, "", cache, tiny_model, new_accelerator("fp32"), Progress())
     assert work.frozen is not None
-    with as_saved(work, state):
+    with as_saved(work, state) as stack:
         drift = drift_at_nodes(work, work.frozen, state)
-        pictures = few_step_pictures(work, work.frozen, state)
+        now = draw_now(work, work.frozen, state)
+        pictures = beside_before(work, work.frozen, now)
+        recall = recall_beside_before(work.frozen, state, stack, now)
     nodes = ["1.0000", "0.9545", "0.9000", "0.8333", "0.7500", "0.6429", "0.5000", "0.3000"]
     assert list(drift) == nodes and max(drift.values()) < 1e-5
     assert pictures["sharpness"] == pytest.approx(1, abs=1e-3) and pictures["distance"] < 1e-3
+    assert recall == 1
     for name, weight in lora_state(state.transformer).items():
         if ".lora_B." in name:
             weight.copy_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
-    with as_saved(work, state):
+    with as_saved(work, state) as stack:
         drift = drift_at_nodes(work, work.frozen, state)
-        pictures = few_step_pictures(work, work.frozen, state)
+        now = draw_now(work, work.frozen, state)
+        pictures = beside_before(work, work.frozen, now)
+        recall = recall_beside_before(work.frozen, state, stack, now)
     assert min(drift.values()) > 0.01 and pictures["distance"] > 1e-3
 
 
@@ -56,7 +61,7 @@ def test_health_is_in_the_metrics_at_least_four_times_and_changes_nothing(
     watched, plain = run_with("watched", 250), run_with("plain", 0)
     health = {line["step"]: line["health"] for line in watched.metrics() if "health" in line}
     assert list(health) == [2, 4, 6, 8]
-    assert all(len(one["drift"]) == 8 and one["sharpness"] > 0 for one in health.values())
+    assert all(len(one["drift"]) == 8 and one["sharpness"] > 0 and one["recall"] >= 0 for one in health.values())
     assert sum(health[8]["drift"].values()) > sum(health[2]["drift"].values()) > 0
     assert_identical(trained(watched, 8), trained(plain, 8))
 

@@ -1,5 +1,6 @@
 """Several processes train as one does: two with batch 1 make the steps of one with batch 2."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from tests.training import new_run, small_settings, trained
 from zit_app.core import process, workers
 from zit_app.core.errors import ZitError
 from zit_app.core.progress import Progress
+from zit_app.core.run import Run
+from zit_app.core.settings import to_toml
 from zit_app.core.train_settings import DatasetSettings, TrainSettings
 from zit_app.engine.launching import launch, launch_command, train_run
 from zit_app.engine.train import resume
@@ -51,6 +54,22 @@ def test_two_processes_with_batch_1_are_one_with_batch_2(tmp_path: Path, dataset
     assert moments
     for key in [*moments, *(key for key in alone if key.startswith("random"))]:
         torch.testing.assert_close(together[key], alone[key], rtol=1e-4, atol=1e-7)
+
+
+def test_the_command_itself_may_be_launched(home: Path, tmp_path: Path, dataset: Path, tiny_model: Path) -> None:
+    """On many machines accelerate starts `zit train` everywhere, with the same words."""
+    config = tmp_path / "config.toml"
+    config.write_text(to_toml(settings(1, num_train_epochs=1)), encoding="utf-8")
+    command = launch_command(tmp_path, 2)[: -len(["--module", "zit_app.engine.launching", "RUN"])]
+    command += ["--module", "zit_app.cli", "train", "--config", str(config), "--set", "training.max_steps=2"]
+    command += ["--dataset", str(dataset), "--model", str(tiny_model)]
+    environment = {**os.environ, **ON_THE_PROCESSOR}
+    told = subprocess.run([*command, "--out", str(tmp_path / "run"), "--json"], cwd=PROJECT, env=environment,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    answers = [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
+    assert [(one["state"], one["step"]) for one in answers] == [("done", 2)]  # one process speaks
+    assert [line["step"] for line in Run.open(tmp_path / "run").metrics()] == [1, 2]
 
 
 def test_a_mistake_in_launched_processes_is_told_as_in_one(tmp_path: Path, dataset: Path, tiny_model: Path) -> None:

@@ -52,6 +52,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "jitter_unit": ("gap", {"sampler": "anchor"}),
     "sampler": ("uniform", {}),
     "anchor_share": (0.0, {}),
+    "mixture_with": ("logit_normal", {}),
     "logit_mean": (1.0, {"sampler": "logit_normal"}),
     "logit_deviation": (0.5, {"sampler": "shifted_sigmoid"}),
     "node_focus": (4.0, {"sampler": "anchor", "max_steps": 10}),
@@ -109,6 +110,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "compute": ("bf16", {}),
     "caption_dropout": (1.0, {}),
     "picture_focus": (0.9, {"max_steps": 4}),
+    "concept_focus": (0.9, {"max_steps": 4}),
     "protection": ("none", TETHERED),
     "tether": (50.0, TETHERED),
     "tether_unrelated": (1.0, TETHERED),
@@ -137,15 +139,18 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three pictures with masks, and forty."""
+    """Three pictures of two concepts with masks, and forty."""
     few = make_dataset(tmp_path_factory.mktemp("few"))
+    (few / "things").mkdir()
+    for name in ("2.png", "2.txt"):
+        (few / name).rename(few / "things" / name)
     (few / "dataset.toml").write_text('[dataset]\nmasks = "masks"\n', encoding="utf-8")
-    (few / "masks").mkdir()
-    for picture in few.glob("*.png"):
+    (few / "masks" / "things").mkdir(parents=True)
+    for picture in list(few.rglob("*.png")):
         size = Image.open(picture).size
         mask = Image.new("L", size, 0)
         mask.paste(255, (0, 0, size[0] // 2, size[1]))
-        mask.save(few / "masks" / picture.name)
+        mask.save(few / "masks" / picture.relative_to(few))
     prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     prompts.write_text("a green bottle\n一只猫\n", encoding="utf-8")
     forty = make_dataset(tmp_path_factory.mktemp("forty"), [(64, 64)] * 40)

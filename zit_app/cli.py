@@ -12,6 +12,7 @@ from zit_app.commands import (
     app,
     bench_attention,
     bench_cache,
+    bench_train,
     cache,
     caption,
     catalogue,
@@ -94,6 +95,7 @@ def _parser() -> Parser:
     bench = group("bench", "Measure this machine.")
     bench_attention.add(command, bench)
     bench_cache.add(command, bench)
+    bench_train.add(command, bench)
     serve.add(command)
     doctor.add(command)
     update.add(command)

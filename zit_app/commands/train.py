@@ -1,21 +1,28 @@
 """`zit train`: a LoRA from pictures, or a run that goes on."""
 
 import argparse
+import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from zit_app.commands.words import STOPPED, existing_folder, model_flag, model_name, prompt_lines
+from zit_app.core.errors import ZitError
 from zit_app.core.flags import WrongUsage
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run, find_run
 from zit_app.core.train_settings import TrainJob, job_toml, load_preset, load_train_settings, preset_names
 from zit_app.core.workers import card_for_command
 
+PATIENCE = 600.0  # seconds that the other processes wait for the first to make the run
+
 
 def train_command(arguments: argparse.Namespace) -> int:
     """Train a LoRA, or go on with a run."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return _one_of_many(arguments)
     run = find_run("train", arguments.resume) if arguments.resume else _new_training(arguments)
     progress = Progress(run, arguments.json)
 
@@ -39,6 +46,40 @@ def train_command(arguments: argparse.Namespace) -> int:
     return 0 if adapter else STOPPED
 
 
+def _one_of_many(arguments: argparse.Namespace) -> int:
+    """What each process does that `accelerate launch … -m zit_app.cli train …` has started: the first one makes the
+    run, the others find it in the folder that all of them were given."""
+    rank, card = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    if not (arguments.out or arguments.resume):
+        raise WrongUsage("Under accelerate launch zit train needs --out, a folder that every machine reaches.")
+    if arguments.resume:
+        run = find_run("train", arguments.resume)
+    elif rank == 0:
+        run = _new_training(arguments)
+    else:
+        run = _awaited(arguments.out, _job(arguments)[1])
+
+    from zit_app.engine.train import resume
+
+    progress = Progress(run if rank == 0 else None, arguments.json)
+    with card_for_command(run.folder, progress.note, card):
+        adapter = resume(run, progress)
+    if rank == 0:
+        words = f"Trained: {adapter}" if adapter else "Stopped. Go on with the same words and --resume."
+        progress.result(words, adapter=adapter, run=run.folder, state=run.state(), step=run.status().get("step"))
+    return 0 if adapter else STOPPED
+
+
+def _awaited(folder: Path, settings: str) -> Run:
+    """The run with these settings, once the first process has made it."""
+    file, patience = folder / "settings.toml", time.monotonic() + PATIENCE
+    while not file.is_file() or file.read_text(encoding="utf-8") != settings:
+        if time.monotonic() > patience:
+            raise ZitError(f"No run with these settings came to be in {folder}.", "See what the first process said.")
+        time.sleep(0.2)
+    return Run.open(folder)
+
+
 def add(command: Callable[..., Any]) -> None:
     """Register the command; ``command(function, name)`` is the parser's."""
     parser = command(train_command, "train")
@@ -59,6 +100,12 @@ def add(command: Callable[..., Any]) -> None:
 
 
 def _new_training(arguments: argparse.Namespace) -> Run:
+    name, settings = _job(arguments)
+    return Run.create("train", name, settings, arguments.out)
+
+
+def _job(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The name of the training and its frozen input."""
     if not (arguments.preset or arguments.config):
         raise WrongUsage("zit train needs --preset or --config. See zit train --help.")
     if arguments.preset:
@@ -77,4 +124,4 @@ def _new_training(arguments: argparse.Namespace) -> Run:
         dataset = str(existing_folder(arguments.dataset))
     job = TrainJob(model_name(arguments.model), dataset, preset, prompts)
     name = arguments.name or (Path(dataset).name if dataset else Path(preset).stem)
-    return Run.create("train", name, job_toml(settings, job), arguments.out)
+    return name, job_toml(settings, job)

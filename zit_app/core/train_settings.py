@@ -10,6 +10,19 @@ from zit_app.core import paths
 from zit_app.core.errors import ZitError, did_you_mean
 from zit_app.core.settings import apply_set, describe, from_mapping, parse_toml, setting, to_toml
 
+# What accelerate reports to, and the name under which each is installed.
+TRACKERS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "swanlab": "swanlab",
+    "trackio": "trackio",
+    "clearml": "clearml",
+    "comet_ml": "comet-ml",
+    "aim": "aim",
+    "dvclive": "dvclive",
+}
+
 
 @dataclass(frozen=True)
 class AcrfSettings:
@@ -198,9 +211,9 @@ class TrainingSettings:
     )
     protection: str = setting(
         "none",
-        "What keeps few-step pictures as they are: staying near the untrained model, a training adapter, both, or "
-        "learning on the undistilled model's weights",
-        choices=("none", "tether", "adapter", "both", "base"),
+        "What keeps few-step pictures as they are: staying near the untrained model, a training adapter, both; or "
+        "learning on the undistilled model's weights, alone or staying near them",
+        choices=("none", "tether", "adapter", "both", "base", "base+tether"),
     )
     tether: float = setting(
         0.5, "Weight of staying near the untrained model at the nodes (Huber 0.08)", minimum=0.0, maximum=100.0
@@ -234,7 +247,9 @@ class TrainingSettings:
     cards: int = setting(
         1, "Graphics cards that train together, each on its share of the pictures; 0 = all", minimum=0, maximum=64
     )
-    tracker: str = setting("none", "Other program that gets the figures of every step", choices=("none", "tensorboard"))
+    tracker: str = setting(
+        "none", "Other program that gets the figures of every step, through accelerate", choices=("none", *TRACKERS)
+    )
 
 
 @dataclass(frozen=True)

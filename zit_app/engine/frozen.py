@@ -22,6 +22,7 @@ from zit_app.data import index
 from zit_app.data.pictures import captions, scan_dataset
 from zit_app.data.prompts import read_prompts, shipped_prompts, unrelated
 from zit_app.engine.cache import Cache
+from zit_app.engine.recognition import recognised
 from zit_app.flow.solvers import euler
 from zit_app.model.cache_files import read_text, write_text
 from zit_app.model.draw import noise_for
@@ -29,8 +30,9 @@ from zit_app.model.forward import predict_velocity
 from zit_app.model.loading import default_device, default_dtype, load_text_encoder, read_flavour
 from zit_app.model.text import encode_prompts
 
-FEW = 4  # prompts that are enough to see health
+FEW = 8  # prompts that are enough to see health
 FIRST_SEED = 1000
+TETHERED = ("tether", "both", "base+tether")  # protections that hold to states of the untrained model
 TOGETHER = 4  # pictures drawn at once
 
 
@@ -44,12 +46,13 @@ class Frozen:
     x_MNCHW: Tensor  # states on the way, before the call at each node
     v_MNCHW: Tensor  # its answers there
     x0_MCHW: Tensor  # where it arrives
+    recall: float  # the share of the first few pictures in which it recognises their prompts
 
 
 def prompts_wanted(settings: TrainSettings) -> int:
     """How many unrelated prompts this training needs."""
     training = settings.training
-    tethered = training.protection in ("tether", "both") and training.tether * training.tether_unrelated > 0
+    tethered = training.protection in TETHERED and training.tether * training.tether_unrelated > 0
     watched = FEW if training.health_every else 0
     return max(watched, training.unrelated_count) if training.replay or tethered else watched
 
@@ -121,7 +124,9 @@ def watch(
             ends.append(euler(velocity, noise.to(device), nodes_N).cpu())
         states.append(torch.stack([x for x, _ in seen], 1))
         answers.append(torch.stack([v for _, v in seen], 1))
-    return Frozen(caps, seeds, nodes_N.float(), torch.cat(states), torch.cat(answers), torch.cat(ends))
+    x0_MCHW = torch.cat(ends)
+    recall = recognised(transformer, x0_MCHW[:FEW], caps[:FEW])
+    return Frozen(caps, seeds, nodes_N.float(), torch.cat(states), torch.cat(answers), x0_MCHW, recall)
 
 
 def frozen_states(frozen: Frozen, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:

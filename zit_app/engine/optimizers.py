@@ -16,13 +16,12 @@ def new_optimizer(
 
     Raises ZitError for 8 bits without a card.
     """
+    check_optimizer(training, device)
     name = training.optimizer
     if name == "auto":
         name = "adamw8bit" if device.type == "cuda" else "adamw"
     rate, decay = training.learning_rate, training.weight_decay
     if name == "adamw8bit":
-        if device.type != "cuda":
-            raise ZitError("adamw8bit needs a graphics card.", "Set training.optimizer to auto or adamw.")
         made = importlib.import_module("bitsandbytes.optim").AdamW8bit(weights, lr=rate, weight_decay=decay)
     elif name == "prodigy":
         # Bias correction and safeguarded warm-up as its author advises for a warm-up and a cosine.
@@ -35,3 +34,9 @@ def new_optimizer(
         made = torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
     assert isinstance(made, torch.optim.Optimizer)
     return made
+
+
+def check_optimizer(training: TrainingSettings, device: torch.device) -> None:
+    """Raises ZitError for 8 bits without a card."""
+    if training.optimizer == "adamw8bit" and device.type != "cuda":
+        raise ZitError("adamw8bit needs a graphics card.", "Set training.optimizer to auto or adamw.")

@@ -19,10 +19,10 @@ from zit_app.data import index
 from zit_app.data.buckets import bucket_sizes
 from zit_app.data.formats import EXTENSIONS, open_picture
 from zit_app.data.index import Picture
-from zit_app.data.options import read_options
 from zit_app.data.pictures import scan_dataset
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.encoding import picture_tensor
+from zit_app.engine.refusals import named_masks
 from zit_app.flow.lab import fit_lab
 from zit_app.model.draw import PIXELS_PER_LATENT
 
@@ -54,15 +54,10 @@ def find_masks(settings: TrainSettings, cache: Cache, model: Path) -> Masks | No
     """The masks of a data set when they are asked for. Raises ZitError when they, or some of them, are not there."""
     if not settings.dataset.mask_loss:
         return None
-    named = read_options(cache.dataset)[0].masks
-    if not named:
-        raise ZitError(
-            f"dataset.mask_loss is on, but {cache.dataset} has no masks.",
-            "Name their folder in its dataset.toml, as masks under [dataset], or switch mask_loss off.",
-        )
+    folder = named_masks(cache.dataset)
     files, missing = {}, []
     for latents, picture in pictures_of(settings, cache, model).items():
-        stem = (cache.dataset / named / picture.item.name).with_suffix("")
+        stem = (folder / picture.item.name).with_suffix("")
         candidates = [stem.with_name(stem.name + ending) for ending in (".png", *sorted(EXTENSIONS))]
         file = next((one for one in candidates if one.is_file()), None)
         if file is None:
@@ -71,7 +66,7 @@ def find_masks(settings: TrainSettings, cache: Cache, model: Path) -> Masks | No
             files[latents] = (picture, file)
     if missing:
         raise ZitError(
-            f"{len(missing)} pictures have no mask in {cache.dataset / named}, such as {missing[0]}.",
+            f"{len(missing)} pictures have no mask in {folder}, such as {missing[0]}.",
             "Add an all-white picture of that name for what is to be learnt in full.",
         )
     return Masks(files, settings.dataset.mask_outside)

@@ -6,7 +6,7 @@ layer as torch's DistributedDataParallel does: those of a LoRA are small, and a 
 a picture. Only the main process writes into the run folder.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor
 
 from zit_app.core.errors import ZitError
 from zit_app.core.run import Run
+from zit_app.core.train_settings import TRACKERS
 from zit_app.model.loading import default_device, default_dtype
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -37,7 +39,7 @@ def new_accelerator(compute: str, tracker: str = "none", folder: Path | None = N
     return Accelerator(
         mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
         cpu=device.type == "cpu",
-        log_with=tracker if tracker != "none" and is_tensorboard_available() else None,
+        log_with=tracker if tracker_installed(tracker) else None,
         project_dir=folder,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
@@ -45,10 +47,16 @@ def new_accelerator(compute: str, tracker: str = "none", folder: Path | None = N
 
 def start_tracker(accelerator: Accelerator, tracker: str) -> None:
     """Raises ZitError when the tracker that the settings name is not installed."""
-    if tracker == "tensorboard" and not is_tensorboard_available():
-        raise ZitError("TensorBoard is not installed.", "Install it with: uv pip install tensorboard, or use none.")
+    if tracker != "none" and not tracker_installed(tracker):
+        package = TRACKERS[tracker]
+        raise ZitError(f"{package} is not installed.", f"Install it with: uv pip install {package}, or use none.")
     if tracker != "none":
-        accelerator.init_trackers("tracker")
+        accelerator.init_trackers("zit_studio")
+
+
+def tracker_installed(tracker: str) -> bool:
+    """Whether accelerate can report to it here."""
+    return tracker in [known.value for known in get_available_trackers()]
 
 
 def own_share(accelerator: Accelerator, count: int) -> slice:
@@ -76,6 +84,21 @@ def asked_of_all(accelerator: Accelerator, asked: Sequence[bool]) -> list[bool]:
     own = torch.tensor([float(one and accelerator.is_main_process) for one in asked], device=accelerator.device)
     answers: Any = accelerator.reduce(own, "sum")
     return [bool(one) for one in answers.tolist()]
+
+
+def told_to_all(accelerator: Accelerator, figures: dict[str, float]) -> dict[str, float]:
+    """The main process's figures, in every process: what only one has measured must not lead them apart."""
+    if accelerator.num_processes == 1:
+        return figures
+    return dict(broadcast_object_list([figures])[0])
+
+
+def flat(figures: Mapping[str, Any], above: str = "") -> dict[str, float]:
+    """Figures within figures as a tracker takes them: {"health": {"recall": 1.0}} → {"health/recall": 1.0}."""
+    found: dict[str, float] = {}
+    for name, value in figures.items():
+        found |= flat(value, f"{above}{name}/") if isinstance(value, Mapping) else {f"{above}{name}": value}
+    return found
 
 
 class Onlooker(Run):

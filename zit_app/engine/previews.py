@@ -21,14 +21,17 @@ SEED = 0
 
 
 def draw_previews(work: Work, state: TrainState, run_folder: Path) -> list[Path]:
-    """Draw `samples/<step>_<number>.png` in the run folder as the model is meant to be run.
+    """Draw `samples/<step>_<number>.png` in the run folder as the model is meant to be run: a few-step model at the
+    nodes of the training's ``turbo_steps`` without guidance, a guided one at its own steps with it.
 
     Noise comes from generators of its own, so a training with previews is bit for bit the one without.
     """
     flavour = read_flavour(work.model)
     vae = load_vae(work.model, work.device, work.dtype)
     guided = [work.cache.features(work.cache.empty_text)] if flavour.guidance > 0 else []
-    sigmas = nodes(flavour.steps, flavour.shift)
+    run_at = work.settings.acrf
+    guided_steps = nodes(flavour.steps, flavour.shift)
+    sigmas = guided_steps if flavour.guidance > 0 else nodes(run_at.turbo_steps, run_at.shift)
     paths = []
     with as_saved(work, state) as stack:
         for number, sample in enumerate(work.cache.samples[:PICTURES]):

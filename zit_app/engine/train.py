@@ -21,9 +21,18 @@ from zit_app.engine.checkpoints import TrainState, latest_checkpoint, load_check
 from zit_app.engine.health import take_health
 from zit_app.engine.objective import learning_rate
 from zit_app.engine.own_pictures import draw_own_pictures
-from zit_app.engine.parallel import Onlooker, add_up, asked_of_all, new_accelerator, start_tracker
+from zit_app.engine.parallel import (
+    Onlooker,
+    add_up,
+    asked_of_all,
+    flat,
+    new_accelerator,
+    start_tracker,
+    told_to_all,
+)
 from zit_app.engine.preparation import prepare
 from zit_app.engine.previews import draw_previews
+from zit_app.engine.refusals import refuse_contradictions
 from zit_app.engine.shipped import write_adapter
 from zit_app.engine.step import batch_terms, by_node
 from zit_app.engine.work import Work
@@ -51,6 +60,7 @@ def train(settings: TrainSettings, dataset: Path, model: str | Path, run: Run, p
             if progress.stop_requested():
                 run.write_status("stopped", message="Stopped while preparing; what was made stays.")
                 return None
+            refuse_contradictions(settings, dataset, find_model(model), accelerator.device)
             cache = build_cache(
                 dataset,
                 model,
@@ -71,7 +81,7 @@ def train(settings: TrainSettings, dataset: Path, model: str | Path, run: Run, p
                 progress.note("The model or the pictures changed since: what follows is not the same run any more.")
             progress.note(f"Resumed at step {state.step}.")
         run.cut_metrics(state.step)
-        adapter = _steps(work, state, run, progress)
+        adapter = take_steps(work, state, run, progress)
         accelerator.end_training()
         return adapter
 
@@ -82,7 +92,7 @@ def resume(run: Run, progress: Progress) -> Path | None:
     return train(settings, Path(job.dataset), job.model, run, progress)
 
 
-def _steps(work: Work, state: TrainState, run: Run, progress: Progress) -> Path | None:
+def take_steps(work: Work, state: TrainState, run: Run, progress: Progress) -> Path | None:
     """Optimizer steps of `gradient_accumulation_steps` batches each, to the end or to a request to stop.
 
     Gradients are averaged over pictures and not over batches, in which a picture of a short batch would count more.
@@ -138,8 +148,10 @@ def _steps(work: Work, state: TrainState, run: Run, progress: Progress) -> Path 
         run.append_metrics(step=state.step, **told, nodes=by_node(sigmas, losses, work.nodes_N))
         accelerator.log(told, step=state.step)
         progress.step(state.step, work.steps, loss=loss, lr=rate, seconds=told["seconds"])
-        if accelerator.is_main_process and state.step % work.health_every == 0:
-            take_health(work, state, run)
+        if state.step % work.health_every == 0:
+            measured = take_health(work, state, run) if accelerator.is_main_process else {}
+            state.focus.hear(told_to_all(accelerator, measured.get("held_out", {}).get("concepts", {})))
+            accelerator.log(flat(measured), step=state.step)
     _save(work, state, state.draws(), run)
     adapter = run.folder / "adapter.safetensors"
     if accelerator.is_main_process:

@@ -36,7 +36,7 @@ class SigmaSampler:
 
     sampler: ``anchor`` nodes with jitter · ``uniform`` on [0, 1] · ``shift`` uniform, then ``shift_sigma`` ·
     ``logit_normal`` sigmoid of a normal (Esser et al. 2024) · ``shifted_sigmoid`` the same, then ``shift_sigma`` ·
-    ``mixture`` each draw is an anchor with probability ``anchor_share``, else a draw of ``shift``.
+    ``mixture`` each draw is an anchor with probability ``anchor_share``, else a draw of ``mixed_with``.
 
     jitter: uniform within ± its scale, or Gaussian with it as deviation; in sigma, or as a share of the gap between
     a node and its nearest neighbour.
@@ -58,9 +58,11 @@ class SigmaSampler:
         logit_mean: float = 0.0,
         logit_deviation: float = 1.0,
         focus: float = 0.0,
+        mixed_with: Sampler = "shift",
     ) -> None:
         self.nodes_K = torch.as_tensor(nodes, dtype=torch.float64)
         self.sampler = sampler
+        self.free: Sampler = mixed_with if sampler == "mixture" else sampler
         self.anchor_share = anchor_share
         self.shift = shift
         self.jitter_kind = jitter_kind
@@ -124,13 +126,13 @@ class SigmaSampler:
         return 2 * torch.rand(count, generator=generator, dtype=torch.float64) - 1
 
     def _free(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        if self.sampler in ("logit_normal", "shifted_sigmoid"):
+        if self.free in ("logit_normal", "shifted_sigmoid"):
             mean, deviation = self.logit
             normal = torch.randn(count, generator=generator, dtype=torch.float64)
             sigma = (mean + deviation * normal).sigmoid()
-            return sigma if self.sampler == "logit_normal" else shift_sigma(sigma, self.shift)
+            return sigma if self.free == "logit_normal" else shift_sigma(sigma, self.shift)
         u = torch.rand(count, generator=generator, dtype=torch.float64)
-        return u if self.sampler == "uniform" else shift_sigma(u, self.shift)
+        return u if self.free == "uniform" else shift_sigma(u, self.shift)
 
     def state(self) -> dict[str, Any]:
         """The nodes left in the deck and the losses seen: with the generator's state enough for an exact resume."""

@@ -81,11 +81,10 @@ def attach_lora(
     Its random half starts from Kaiming's uniform (a = sqrt 5, as in peft) out of ``seed`` alone, the other from zero.
     Raises ZitError for layers that cannot be trained and a LoKr factor that does not fit them.
     """
-    names = target_modules(transformer, targets, extra_targets)
+    names = check_targets(transformer, targets, extra_targets, kind, factor)
     transformer.requires_grad_(False)
     config: Any  # peft types alpha as int and uses it as a factor
     if kind == "lokr":
-        _check_factor(transformer, names, factor)
         large, scaled = (WHOLE, WHOLE) if full_rank else (rank, alpha)
         config = LoKrConfig(r=large, decompose_factor=factor, target_modules=names, init_weights=True)
         config.alpha = scaled
@@ -136,6 +135,16 @@ def adapter_disabled(transformer: ZImageTransformer2DModel) -> Iterator[None]:
         yield
     finally:
         transformer.enable_adapters()
+
+
+def check_targets(
+    transformer: ZImageTransformer2DModel, targets: str, extra_targets: str, kind: str, factor: int
+) -> list[str]:
+    """The modules that an adapter of this kind would take. Raises ZitError as ``attach_lora``; needs no weights."""
+    names = target_modules(transformer, targets, extra_targets)
+    if kind == "lokr":
+        _check_factor(transformer, names, factor)
+    return names
 
 
 def _check_factor(transformer: ZImageTransformer2DModel, names: list[str], factor: int) -> None:

@@ -61,6 +61,7 @@ def _read(path: Path, fingerprint: str, names: tuple[str, ...]) -> dict[str, Ten
         raise _damaged(path, f"{error}") from error
     for name, tensor in tensors.items():
         if not math.prod(tensor.shape) or not torch.isfinite(tensor).all():
+            path.unlink(missing_ok=True)  # its head is whole, so only this tells that it must be built anew
             raise _damaged(path, f"{name} is empty or not finite")
     return tensors
 

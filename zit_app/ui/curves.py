@@ -79,7 +79,9 @@ def _health(w: Words, total: int, lines: Sequence[Mapping[str, Any]]) -> list[st
         return []
     last = max(total, int(lines[-1]["step"]))
     level = Curve([0, last], [1.0, 1.0], "level")  # the untrained model
+    recalled = [line for line in lines if "recall" in line["health"]]  # runs of version 0.1 did not ask
     kinds = {
+        "recall": [level, *curve_of(recalled, lambda line: line["health"]["recall"], "smooth")],
         "sharp": [level, *curve_of(lines, lambda line: line["health"]["sharpness"], "smooth")],
         "apart": curve_of(lines, lambda line: line["health"]["distance"], "smooth"),
         "drift": drift_curves(lines),

@@ -221,6 +221,7 @@ TABLE = {
     "train.rate": "Learning rate by step",
     "train.held": "; orange: pictures kept aside",
     "train.health": "Health: prompts that have nothing to do with the pictures, beside the untrained model",
+    "train.recall": "Prompts recognised in few-step pictures (1 = as many as before)",
     "train.sharp": "Sharpness of few-step pictures (1 = the same; below, they blur)",
     "train.apart": "How far the pictures have changed (0 = the same)",
     "train.drift": "Drift of the velocity: noise levels pale, their mean strong",

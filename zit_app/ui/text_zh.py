@@ -207,6 +207,7 @@ TABLE = {
     "train.rate": "每步的学习率",
     "train.held": "；橙色：留出的图片",
     "train.health": "健康：与图片无关的提示词，与未训练模型相比",
+    "train.recall": "少步图片中能认出的提示词（1 = 与训练前一样多）",
     "train.sharp": "少步图片的清晰度（1 = 相同；低于 1 变模糊）",
     "train.apart": "图片改变了多少（0 = 相同）",
     "train.drift": "速度的偏离：浅色为各噪声水平，深色为平均",
@@ -578,6 +579,11 @@ MESSAGES = {
     r"Describing (\d+) pictures": "正在描述 {0} 张图片",
     r"(\d+) captions written, (\d+) were up to date, (\d+) of your own kept, (\d+) files skipped\.": (
         "写入 {0} 条描述，{1} 条已是最新，保留您自己的 {2} 条，跳过 {3} 个文件。"
+    ),
+    r"(\d+) captions written, (\d+) were up to date, (\d+) of your own kept, (\d+) files skipped\. The pocket captioner "
+    r"knows emoji only: what it says of (\d+) larger pictures is guesswork\. Take it back and choose another captioner\.": (
+        "写入 {0} 条描述，{1} 条已是最新，保留您自己的 {2} 条，跳过 {3} 个文件。"
+        "内置的 pocket 只认识表情图：它对 {4} 张较大图片的描述只是猜测。请撤销并选择别的描述模型。"
     ),
     r"the captioner said nothing about it": "描述模型没有给出内容",
     r"(.+) is the caption of (.+); rename one of them": "{0} 是 {1} 的描述；请重命名其中一个",

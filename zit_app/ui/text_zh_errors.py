@@ -393,8 +393,8 @@ ERRORS = {
     "Name it in training.protection_adapter, or build one with: zit train --preset adapter --prompts FILE.": (
         "请在保护适配器中填写，或用命令生成：zit train --preset adapter --prompts FILE。"
     ),
-    "training.protection = base is for few-step models; this one is not distilled.": (
-        "保护方式 base 用于少步模型；此模型未经蒸馏。"
+    "training.protection = {} is for few-step models; this one is not distilled.": (
+        "保护方式 {0} 用于少步模型；此模型未经蒸馏。"
     ),
     "Set training.protection to none.": "请将保护方式设为 none。",
     "It is not known what {} was distilled from.": "不知道 {0} 由哪个模型蒸馏而来。",
@@ -416,8 +416,20 @@ ERRORS = {
     "Choose a smaller factor, or one that shares a divisor with all widths, such as 8.": (
         "请选择更小的因子，或与所有宽度有公约数的因子，例如 8。"
     ),
-    "TensorBoard is not installed.": "未安装 TensorBoard。",
-    "Install it with: uv pip install tensorboard, or use none.": "请安装：uv pip install tensorboard，或选择 none。",
+    "{} is not installed.": "未安装 {0}。",
+    "Install it with: uv pip install {}, or use none.": "请安装：uv pip install {0}，或选择 none。",
+    "training.picture_focus and concept_focus add up to more than 1.": "图片侧重与概念侧重之和大于 1。",
+    "Lower one of them.": "请降低其中一个。",
+    "training.concept_focus needs several concepts, and all pictures in {} are of one.": (
+        "概念侧重需要多个概念，而 {0} 中的图片都属于同一个。"
+    ),
+    "Put the pictures of each into a folder of their own, or set concept_focus to 0.": (
+        "请把每个概念的图片放入各自的文件夹，或把概念侧重设为 0。"
+    ),
+    "The text encoder makes no finite numbers of the caption {}.": "文本编码器对描述 {0} 给出的不是有限的数。",
+    "Copy or download the model's text_encoder again.": "请重新复制或下载模型的 text_encoder。",
+    "The VAE makes no finite numbers of {}.": "VAE 对 {0} 给出的不是有限的数。",
+    "Copy or download the model's vae again.": "请重新复制或下载模型的 vae。",
     # evaluations
     "One prompt tells nothing about others.": "一条提示词说明不了其他提示词。",
     "Give at least two prompts.": "请至少提供两条提示词。",

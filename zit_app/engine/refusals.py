@@ -1,0 +1,63 @@
+"""Settings that contradict each other, the data set or the model: refused before anything is cached or loaded."""
+
+from pathlib import Path
+
+import torch
+from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+
+from zit_app.core.errors import ZitError
+from zit_app.core.files import read_json
+from zit_app.core.train_settings import TrainSettings
+from zit_app.data.options import read_options
+from zit_app.engine.aids import training_adapter, undistilled
+from zit_app.engine.cache import Cache
+from zit_app.engine.optimizers import check_optimizer
+from zit_app.model.adapter_stack import check_fit
+from zit_app.model.adapters import check_targets
+
+VERIFIED = 4000  # pictures: a minute at most; of larger sets the others are verified when they come up
+
+
+def refuse_contradictions(settings: TrainSettings, dataset: Path, model: Path, device: torch.device) -> None:
+    """Raises ZitError for the first thing that cannot work. Only heads and configurations are read."""
+    acrf, training, lora = settings.acrf, settings.training, settings.lora
+    if acrf.curvature and acrf.turbo_steps < 3:
+        raise ZitError(
+            "acrf.curvature needs three nodes.", "Set acrf.turbo_steps to 3 or more, or acrf.curvature to 0."
+        )
+    if training.picture_focus + training.concept_focus > 1:
+        raise ZitError("training.picture_focus and concept_focus add up to more than 1.", "Lower one of them.")
+    check_optimizer(training, device)
+    if settings.dataset.mask_loss and dataset.is_dir():
+        named_masks(dataset)
+    with torch.device("meta"):
+        blank = ZImageTransformer2DModel.from_config(read_json(model / "transformer" / "config.json"))
+    check_targets(blank, lora.targets, lora.extra_targets, lora.network_type, lora.lokr_factor)
+    guard = training_adapter(settings)
+    if guard is not None:
+        check_fit(blank, guard)
+    undistilled(settings, model)
+
+
+def refuse_data(settings: TrainSettings, cache: Cache) -> None:
+    """Raises ZitError for cached values that are no numbers, and for a focus on concepts where there is one."""
+    for number, sample in enumerate({sample.latents: sample for sample in cache.samples}.values()):
+        if number < VERIFIED:
+            cache.mean(sample)
+            cache.features(sample.text)
+    if settings.training.concept_focus and len({sample.category for sample in cache.samples}) < 2:
+        raise ZitError(
+            f"training.concept_focus needs several concepts, and all pictures in {cache.dataset} are of one.",
+            "Put the pictures of each into a folder of their own, or set concept_focus to 0.",
+        )
+
+
+def named_masks(dataset: Path) -> Path:
+    """The folder of the data set's masks. Raises ZitError when it names none."""
+    named = read_options(dataset)[0].masks
+    if not named:
+        raise ZitError(
+            f"dataset.mask_loss is on, but {dataset} has no masks.",
+            "Name their folder in its dataset.toml, as masks under [dataset], or switch mask_loss off.",
+        )
+    return dataset / named
