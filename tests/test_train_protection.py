@@ -148,7 +148,12 @@ def test_learning_on_the_undistilled_weights_is_training_that_model_and_using_th
     measured = [one for one in runs["aided"].metrics() if "health" in one]
     assert len(measured) == 3  # each took the weights off and put them on again, and the training did not notice
 
-    work, state = prepared(aided, cache, tiny_model)
+    tethered = small_settings(protection="base+tether", protection_base=str(undistilled), health_every=1)
+    work, state = prepared(tethered, cache, tiny_model)
+    alone, _ = prepared(small_settings(protection="tether"), cache, undistilled)
+    assert work.held_to is not None and alone.held_to is not None and work.frozen is not None
+    assert torch.equal(work.held_to.v_MNCHW, alone.held_to.v_MNCHW)  # the tether holds to the model that learns
+    assert not torch.equal(work.frozen.v_MNCHW, work.held_to.v_MNCHW)  # health is measured on the one to be used
     inputs = some_input(work)
     with torch.no_grad(), adapter_disabled(state.transformer):
         for folder, context in ((undistilled, None), (tiny_model, state.unguarded()), (undistilled, None)):
@@ -215,6 +220,9 @@ def test_protections_change_the_training_and_survive_an_interruption(
         "prompts": changed(protection="tether", tether_unrelated=1.0, unrelated_prompts=str(prompts)),
         "adapter": changed(protection="adapter", protection_adapter=str(guard)),
         "base": changed(protection="base", protection_base=str(undistilled)),
+        "base and tether": changed(
+            protection="base+tether", protection_base=str(undistilled), tether_unrelated=1.0, replay=0.5
+        ),
         "replay": changed(replay=1.0),
         "everything": everything,
     }
@@ -241,7 +249,7 @@ def test_protections_change_the_training_and_survive_an_interruption(
         ({"protection": "base", "protection_base": "nowhere"}, "no model 'nowhere'"),
         ({"health_every": 1, "unrelated_prompts": "/nowhere.txt"}, "nowhere.txt cannot be read"),
         ({"optimizer": "adamw8bit"}, "needs a graphics card"),
-        ({"tracker": "tensorboard"}, "TensorBoard is not installed"),
+        ({"tracker": "comet_ml"}, "comet-ml is not installed"),
     ],
 )
 def test_contradictions_are_refused_before_the_first_step(

@@ -251,13 +251,23 @@ class TrainingSettings:
         "none", "Other program that gets the figures of every step, through accelerate", choices=("none", *TRACKERS)
     )
 
+    @property
+    def tethered(self) -> bool:
+        """Whether the trained model is held near the untrained one."""
+        return self.protection in ("tether", "both", "base+tether") and self.tether > 0
+
+    @property
+    def on_undistilled(self) -> bool:
+        """Whether the weights that learn are not those that will be used."""
+        return self.protection in ("base", "base+tether")
+
 
 @dataclass(frozen=True)
 class DatasetSettings:
     """How pictures and captions are read."""
 
     resolution: int = setting(
-        1024, "Side of a square of the same area; 0 = the model's own", unit="pixels", minimum=0, maximum=4096
+        0, "Side of a square of the same area; 0 = the model's own", unit="pixels", minimum=0, maximum=4096
     )
     batch_size: int = setting(1, "Pictures a forward pass", minimum=1, maximum=256)
     enable_bucket: bool = setting(True, "Keep aspect ratios by buckets instead of cropping to a square")

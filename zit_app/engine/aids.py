@@ -23,7 +23,12 @@ UNDISTILLED = {"turbo": "base", "pocket": "pocket-base"}
 
 
 class Aid(ABC):
-    """On when it is made; ``take_off`` and ``put_on`` take turns."""
+    """On when it is made; ``take_off`` and ``put_on`` take turns.
+
+    off_when_held  the states that a tether holds to were recorded without it
+    """
+
+    off_when_held: bool
 
     @abstractmethod
     def take_off(self) -> None:
@@ -36,6 +41,8 @@ class Aid(ABC):
 
 class TrainingAdapter(Aid):
     """An adapter at +1."""
+
+    off_when_held = True
 
     def __init__(self, stack: AdapterStack) -> None:
         self.stack = stack
@@ -51,8 +58,11 @@ class UndistilledWeights(Aid):
     """Two sets of weights that change places: one in the model, the other in the computer's memory.
 
     The layers' parameters stay the same objects, so what an adapter or an optimizer holds of them stays right, and no
-    number is rounded: changed forth and back, every weight is as it was.
+    number is rounded: changed forth and back, every weight is as it was. What is trained is a model of its own, so a
+    tether holds to that one's states: changing places in every step would cost more than the step.
     """
+
+    off_when_held = False
 
     def __init__(self, transformer: ZImageTransformer2DModel, other: ZImageTransformer2DModel) -> None:
         """Raises ZitError when the two are not of the same shape. The weights of ``other`` are used up."""
@@ -97,11 +107,11 @@ def undistilled(settings: TrainSettings, model: Path) -> Path | None:
 
     Raises ZitError when it is not known or not there, and for a model that is not distilled.
     """
-    if settings.training.protection != "base":
+    if not settings.training.on_undistilled:
         return None
     if read_flavour(model).guidance > 0:
         raise ZitError(
-            "training.protection = base is for few-step models; this one is not distilled.",
+            f"training.protection = {settings.training.protection} is for few-step models; this one is not distilled.",
             "Set training.protection to none.",
         )
     return find_model(settings.training.protection_base or _sibling(model))

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,12 @@ class TrainState:
             yield
         finally:
             self.aid.put_on()
+
+    @contextmanager
+    def as_held(self) -> Iterator[None]:
+        """As the model was when its untrained states were recorded, as long as the block lasts."""
+        with self.unguarded() if self.aid is not None and self.aid.off_when_held else nullcontext():
+            yield
 
     def draws(self) -> dict[str, Any]:
         """Where all randomness stands; the next draws follow from it."""

@@ -32,7 +32,6 @@ from zit_app.model.text import encode_prompts
 
 FEW = 8  # prompts that are enough to see health
 FIRST_SEED = 1000
-TETHERED = ("tether", "both", "base+tether")  # protections that hold to states of the untrained model
 TOGETHER = 4  # pictures drawn at once
 
 
@@ -52,7 +51,7 @@ class Frozen:
 def prompts_wanted(settings: TrainSettings) -> int:
     """How many unrelated prompts this training needs."""
     training = settings.training
-    tethered = training.protection in TETHERED and training.tether * training.tether_unrelated > 0
+    tethered = training.tethered and training.tether_unrelated > 0
     watched = FEW if training.health_every else 0
     return max(watched, training.unrelated_count) if training.replay or tethered else watched
 

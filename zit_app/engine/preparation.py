@@ -27,7 +27,7 @@ from zit_app.engine.batches import DataOrder
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.checkpoints import TrainState
 from zit_app.engine.focus import Focus
-from zit_app.engine.frozen import unrelated_texts, watch
+from zit_app.engine.frozen import Frozen, unrelated_texts, watch
 from zit_app.engine.optimizers import new_optimizer
 from zit_app.engine.originals import find_masks, fitted_lab
 from zit_app.engine.refusals import refuse_data
@@ -61,16 +61,20 @@ def prepare(
 
     progress.stage("Loading the transformer")
     transformer = load_transformer(model, device, compute_dtype(accelerator))
-    frozen = None
-    if texts:
-        side, guidance = max(16, cache.resolution // 16 * 16), read_flavour(model).guidance
-        frozen = watch(transformer, texts, cache.features(cache.empty_text), side, nodes_N, guidance, progress)
+
+    def watched(as_run: Path) -> Frozen:
+        side, guidance = max(16, cache.resolution // 16 * 16), read_flavour(as_run).guidance
+        return watch(transformer, texts, cache.features(cache.empty_text), side, nodes_N, guidance, progress)
+
+    frozen = watched(model) if texts and (training.health_every or base_model is None) else None
+    held_to = frozen
     aid: Aid | None = None
     if guard is not None:
         aid = TrainingAdapter(apply_adapters(transformer, [(guard, 1.0, 1, 0)]))
     elif base_model is not None:
         progress.stage("Loading the undistilled transformer")
         aid = UndistilledWeights(transformer, load_transformer(base_model, torch.device("cpu"), transformer.dtype))
+        held_to = watched(base_model) if texts and (training.replay or training.tethered) else None
     attach(transformer, settings)
     if training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
@@ -91,6 +95,7 @@ def prepare(
         taught,
         held,
         frozen,
+        held_to,
         masks,
         fitted[0] if fitted else None,
         vae,

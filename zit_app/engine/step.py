@@ -45,9 +45,9 @@ def batch_terms(work: Work, state: TrainState, batch: Sequence[int], number: int
     training, acrf = work.settings.training, work.settings.acrf
     draws = draw(work, state, batch)
     yield picture_term(work, state, batch, draws)
-    if work.frozen is not None and work.tethered:
+    if work.held_to is not None and work.settings.training.tethered:
         yield from _unrelated_states(work, state, _times(len(batch), training.tether_unrelated, state))
-    if work.frozen is not None and training.replay:
+    if work.held_to is not None and training.replay:
         yield from _replayed_pictures(work, state, _times(len(batch), training.replay, state))
     due = acrf.curvature and number % acrf.curvature_every == 0 and state.step >= acrf.curvature_start * work.steps
     if due:
@@ -74,7 +74,7 @@ def picture_term(work: Work, state: TrainState, batch: Sequence[int], draws: Dra
     x0_SCHW, noise_SCHW, sigma_S, caps = _share(work, batch, draws, share)
     x_SCHW = noisy(x0_SCHW, noise_SCHW, sigma_S)
     with work.accelerator.autocast():
-        if work.tethered:
+        if work.settings.training.tethered:
             held = at_nodes(draws.sigma_B[share], work.nodes_N, state.sampler.reach_K)
             frozen_MCHW = frozen_velocity(state.transformer, x_SCHW, sigma_S, caps, held)
         v_SCHW = predict_velocity(state.transformer, x_SCHW, sigma_S, caps)
@@ -84,7 +84,7 @@ def picture_term(work: Work, state: TrainState, batch: Sequence[int], draws: Dra
         compared_SCHW = masked(v_SCHW, velocity(x0_SCHW, noise_SCHW), mask_S1HW)
     plain_S = sample_losses(acrf, compared_SCHW, x_SCHW, x0_SCHW, noise_SCHW, sigma_S, work.lab)
     losses_S = min_snr(sigma_S, acrf.snr_gamma) * plain_S
-    if work.tethered:
+    if work.settings.training.tethered:
         losses_S = losses_S + training.tether * tether_losses(v_SCHW, held, frozen_MCHW)
     seen_2B[:, share] = torch.stack([sigma_S, plain_S.detach()])
     return losses_S.sum(), seen_2B
@@ -117,15 +117,15 @@ def _unrecorded(work: Work) -> Tensor:
 
 def _unrelated_states(work: Work, state: TrainState, count: int) -> Iterator[Term]:
     """tether · Huber(v, v_untrained) on states that the untrained model visits on its way from unrelated prompts."""
-    assert work.frozen is not None
+    assert work.held_to is not None
     generator = state.generator
-    rows = torch.randint(len(work.frozen.caps), (count,), generator=generator).tolist()
+    rows = torch.randint(len(work.held_to.caps), (count,), generator=generator).tolist()
     columns = torch.randint(len(work.nodes_N), (count,), generator=generator).tolist()
     pairs = list(zip(rows, columns, strict=True))[own_share(work.accelerator, count)]
     if not pairs:
         return
-    x_KCHW, sigma_K, frozen_KCHW, caps = frozen_states(work.frozen, pairs)
-    with state.unguarded():  # until the gradients are taken: checkpointing computes the forward pass again
+    x_KCHW, sigma_K, frozen_KCHW, caps = frozen_states(work.held_to, pairs)
+    with state.as_held():  # until the gradients are taken: checkpointing computes the forward pass again
         with work.accelerator.autocast():
             own_caps = [cap.to(work.device) for cap in caps]
             v_KCHW = predict_velocity(state.transformer, x_KCHW.to(work.device), sigma_K.to(work.device), own_caps)
@@ -135,8 +135,8 @@ def _unrelated_states(work: Work, state: TrainState, count: int) -> Iterator[Ter
 
 def _replayed_pictures(work: Work, state: TrainState, count: int) -> Iterator[Term]:
     """The training's own loss on pictures that the untrained model drew: prior preservation."""
-    assert work.frozen is not None
-    acrf, generator, frozen = work.settings.acrf, state.generator, work.frozen
+    assert work.held_to is not None
+    acrf, generator, frozen = work.settings.acrf, state.generator, work.held_to
     rows = torch.randint(len(frozen.caps), (count,), generator=generator).tolist()
     sigma_K = state.sampler.draw(count, generator)
     noise_KCHW = torch.randn(count, *frozen.x0_MCHW.shape[1:], generator=generator)

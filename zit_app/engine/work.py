@@ -28,7 +28,8 @@ class Work:
     model: Path
     cache: Cache  # its samples are those to train on
     held: tuple[Sample, ...]  # kept aside to measure on
-    frozen: Frozen | None  # the untrained model on unrelated prompts
+    frozen: Frozen | None  # the model to be used, untrained, on unrelated prompts: what its health is measured against
+    held_to: Frozen | None  # the model that is trained, untrained, on them: for the tether and the replay
     masks: Masks | None
     lab: Tensor | None  # fitted map from latents to Lab
     vae: AutoencoderKL  # without weights: its configuration scales the latents
@@ -49,12 +50,6 @@ class Work:
     def dtype(self) -> torch.dtype:
         """Number format of the computation and of the frozen weights; those of the adapter are fp32 always."""
         return compute_dtype(self.accelerator)
-
-    @property
-    def tethered(self) -> bool:
-        """Whether the trained model is held near the untrained one."""
-        training = self.settings.training
-        return training.protection in ("tether", "both") and training.tether > 0
 
     @property
     def health_every(self) -> int:

@@ -117,7 +117,7 @@ def work(settings: TrainSettings, folder: Path) -> float:
     """
     training, data = settings.training, settings.dataset
     passes = 2.0 + training.gradient_checkpointing
-    if training.protection in ("tether", "both"):
+    if training.tethered:
         at_nodes = {"anchor": 1.0, "mixture": settings.acrf.anchor_share}.get(settings.acrf.sampler, 0.0)
         passes += at_nodes + 3 * training.tether_unrelated
     return training.gradient_accumulation_steps * data.batch_size * tokens(settings, folder) * passes
