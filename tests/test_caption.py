@@ -360,3 +360,13 @@ def test_the_pocket_captioner_says_what_emoji_show_in_both_languages(tmp_path: P
         assert performed(given).written == 3
         said = [str(text) for text in told(folder).values()]
         assert all(text.endswith(ending) and "emoji" not in text for text in said) and len(set(said)) > 1, said
+
+
+def test_what_the_pocket_captioner_says_of_photographs_is_called_guesswork(tmp_path: Path) -> None:
+    from zit_app.ui.text import chinese
+
+    Image.new("RGB", (800, 600), "green").save(tmp_path / "meadow.jpg")
+    Image.new("RGB", (128, 128), "green").save(tmp_path / "icon.png")
+    done = performed(CaptionSettings(dataset=str(tmp_path), captioner="pocket"))
+    assert "what it says of 1 larger pictures is guesswork" in done.summary and "1 张较大图片" in chinese(done.summary)
+    assert "guesswork" not in performed(CaptionSettings(dataset=str(tmp_path), captioner="pocket")).summary

@@ -8,7 +8,7 @@ Captions that a person wrote or changed stay.
 from pathlib import Path
 
 from zit_app.core.caption_settings import CaptionSettings
-from zit_app.core.captioners import ENDPOINTS, check_endpoint
+from zit_app.core.captioners import ENDPOINTS, POCKET, check_endpoint, folder_of
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.data import captioned, index
@@ -19,6 +19,8 @@ from zit_app.data.edits import JOURNAL, GrowingChange
 from zit_app.data.index import Parts
 from zit_app.data.pictures import DatasetScan, scan_dataset
 from zit_app.engine.describing import Captioned, Plan, Session, chosen_folder
+
+LARGEST_EMOJI = 512  # pixels a side; what is larger is a photograph or a drawing that nobody draws as an emoji
 
 
 def caption(settings: CaptionSettings, run: Run, progress: Progress) -> Captioned:
@@ -38,6 +40,10 @@ def caption(settings: CaptionSettings, run: Run, progress: Progress) -> Captione
     for name, written in plan.write.items():
         change.write({name: written.after})
         done.written += 1
+    if plan.ask and settings.captioner not in ENDPOINTS and chosen_folder(settings) == folder_of(POCKET):
+        done.guessed = sum(max(item.size) > LARGEST_EMOJI for item, _, _ in plan.ask.values())
+        if done.guessed:
+            progress.note(done.warning)
     if plan.ask:
         Session(settings, plan, change, run, progress, done).work()
     return done

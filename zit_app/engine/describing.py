@@ -54,14 +54,24 @@ class Captioned:
     kept: int = 0  # as a person wrote them
     current: int = 0  # answers to the same question already
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    guessed: int = 0  # pictures asked about that are too large to be of the pocket captioner's world
     complete: bool = True
 
     @property
     def summary(self) -> str:
         """The outcome in one sentence."""
-        return (
+        words = (
             f"{self.written} captions written, {self.current} were up to date, {self.kept} of your own kept, "
             f"{len(self.skipped)} files skipped."
+        )
+        return f"{words} {self.warning}" if self.guessed else words
+
+    @property
+    def warning(self) -> str:
+        """What to know of captions by the pocket's captioner."""
+        return (
+            f"The pocket captioner knows emoji only: what it says of {self.guessed} larger pictures is guesswork. "
+            "Take it back and choose another captioner."
         )
 
 

@@ -580,8 +580,9 @@ MESSAGES = {
     r"(\d+) captions written, (\d+) were up to date, (\d+) of your own kept, (\d+) files skipped\.": (
         "写入 {0} 条描述，{1} 条已是最新，保留您自己的 {2} 条，跳过 {3} 个文件。"
     ),
-    r"(\d+) captions written, (\d+) were up to date, (\d+) of your own kept, (\d+) files skipped\. The pocket captioner "
-    r"knows emoji only: what it says of (\d+) larger pictures is guesswork\. Take it back and choose another captioner\.": (
+    r"(\d+) captions written, (\d+) were up to date, (\d+) of your own kept, (\d+) files skipped\. "
+    r"The pocket captioner knows emoji only: what it says of (\d+) larger pictures is guesswork\. "
+    r"Take it back and choose another captioner\.": (
         "写入 {0} 条描述，{1} 条已是最新，保留您自己的 {2} 条，跳过 {3} 个文件。"
         "内置的 pocket 只认识表情图：它对 {4} 张较大图片的描述只是猜测。请撤销并选择别的描述模型。"
     ),
