@@ -90,6 +90,15 @@ def test_mixture_holds_its_share_of_anchors() -> None:
     assert at_a_node.float().mean().item() == pytest.approx(0.3, abs=0.02)
 
 
+@pytest.mark.parametrize("other", ["shift", "uniform", "logit_normal", "shifted_sigmoid"])
+def test_a_mixture_without_anchors_is_the_other_sampler(other: str) -> None:
+    mixture = SigmaSampler(nodes(8), "mixture", anchor_share=0.0, mixed_with=other)  # type: ignore[arg-type]
+    random, same = generator(5), generator(5)
+    torch.rand(300, generator=same)  # which of the draws are anchors
+    alone = SigmaSampler(nodes(8), other)  # type: ignore[arg-type]
+    assert torch.equal(mixture.draw(300, random), alone.draw(300, same))
+
+
 def test_the_draw_resumes_exactly() -> None:
     sampler, random = SigmaSampler(nodes(8), "mixture"), generator(3)
     for _ in range(5):
