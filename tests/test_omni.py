@@ -18,7 +18,7 @@ from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionModel
 
 from tests.live_bytes import LiveBytes
 from tests.test_generate import pixels
-from tests.test_memory import FULL, MARGIN, OMNI, made, pack, parameters
+from tests.test_memory import CPU, FULL, MARGIN, OMNI, made, pack, parameters
 from tests.tiny import make_tiny_omni
 from zit_app.cli import main
 from zit_app.core import memory, sizes
@@ -31,6 +31,9 @@ from zit_app.data.recipe import read_recipe
 from zit_app.engine.generate import generate
 from zit_app.engine.warm import Warm
 from zit_app.flow.schedule import unshifted
+from zit_app.model.adapters import attach_lora
+from zit_app.model.forward import predict_velocity
+from zit_app.model.loading import load_transformer
 from zit_app.model.omni import Reference, looking_at
 from zit_app.service import gallery
 
@@ -175,6 +178,38 @@ def test_what_cannot_be_looked_at_is_refused_in_one_sentence(
         with pytest.raises(ZitError, match=words):
             generate(GenerateSettings(prompts=("x",), references=tuple(files), **SMALL), model, tmp_path / "p.png")
     assert not (home / "runs").exists()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_omni_learns_through_what_it_draws_with(omni: Path, home: Path, checkpointing: bool) -> None:
+    transformer = load_transformer(omni, CPU, torch.float32)
+    x, sigma = torch.randn(3, 16, 6, 8), torch.tensor([0.9, 0.6, 0.3])
+    caps = [torch.randn(length, 32) for length in (40, 7, 50)]
+    with torch.no_grad():
+        each = [predict_velocity(transformer, x[i : i + 1], sigma[i : i + 1], caps[i : i + 1]) for i in range(3)]
+        exact = torch.cat(each)
+    attach_lora(transformer, rank=4, alpha=4.0, seed=1)
+    if checkpointing:
+        transformer.enable_gradient_checkpointing()
+    found = predict_velocity(transformer, x, sigma, caps)
+    torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-4)  # a LoRA begins with no change
+    found.square().mean().backward()
+    learning = [one for one in transformer.parameters() if one.requires_grad]
+    assert learning and all(one.grad is not None and one.grad.isfinite().all() for one in learning)
+    assert any(one.grad.abs().max() > 0 for one in learning if one.grad is not None)
+
+
+def test_the_plan_is_told_of_pictures(
+    omni: Path, tiny_model: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def weighed(*more: str) -> dict[str, Any]:
+        assert main(["plan", "--model", str(omni), "--vram", "8", "--size", "512x512", "--json", *more]) == 0
+        return {one["phase"]: one["total"] for one in json.loads(capsys.readouterr().out.splitlines()[-1])["drawing"]}
+
+    bare, seeing = weighed(), weighed("--references", "2")
+    assert seeing["draw"] > bare["draw"] and seeing["read"] >= bare["read"]
+    assert main(["plan", "--model", str(tiny_model), "--references", "1"]) == 1
+    assert "looks at no pictures" in capsys.readouterr().err
 
 
 def test_an_omni_without_its_siglip_is_incomplete(tmp_path: Path, home: Path) -> None:

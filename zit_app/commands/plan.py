@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zit_app.commands.words import size_flag
+from zit_app.core.errors import ZitError
 from zit_app.core.flags import fields, setting_flag
 from zit_app.core.generate_settings import GenerateSettings
 from zit_app.core.library import find_adapter
@@ -28,7 +29,10 @@ def plan_command(arguments: argparse.Namespace) -> None:
     width, height = arguments.size if arguments.size[0] else (flavour.pixels, flavour.pixels)
     guided = (flavour.guidance if arguments.guidance < 0 else arguments.guidance) > 0
     adapters = sum(find_adapter(file).stat().st_size for file in arguments.lora)
-    request = Request(width, height, arguments.batch, guided, arguments.max_sequence_length, adapters)
+    if arguments.references and model.siglip is None:
+        raise ZitError("This model looks at no pictures.", "Leave --references out.")
+    references = ((width, height),) * arguments.references
+    request = Request(width, height, arguments.batch, guided, arguments.max_sequence_length, adapters, references)
     budget = budget_of(free) if free else None
     choice = choose(model, request, budget, arguments.precision, arguments.text_precision)
     settings = load_preset(arguments.preset) if arguments.preset else TrainSettings()
@@ -63,6 +67,9 @@ def add(command: Callable[..., Any]) -> None:
     )
     parser.add_argument("--batch", metavar="N", type=int, default=1, help="pictures drawn together (default 1)")
     parser.add_argument("--lora", metavar="FILE", action="append", default=[], help="adapter; may be repeated")
+    parser.add_argument(
+        "--references", metavar="N", type=int, default=0, help="pictures that an Omni looks at, of the drawn size"
+    )
     parser.add_argument("--preset", choices=preset_names(), default="", help="of the training")
     known = fields(GenerateSettings)
     for name in ("steps", "guidance", "precision", "text_precision", "max_sequence_length"):
