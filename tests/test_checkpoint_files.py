@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from zit_app.cli import main
 from zit_app.core.checkpoints import describe_file
 from zit_app.core.errors import ZitError
+from zit_app.core.files import read_json
 from zit_app.core.generate_settings import GenerateSettings
-from zit_app.core.models import find_model, list_models, read_flavour, weight_files
+from zit_app.core.models import BASE, find_model, list_models, read_flavour, weight_files
 from zit_app.engine.generate import generate
 from zit_app.model.checkpoints import diffusers_names, transformer_state, unrotated
 from zit_app.model.loading import load_transformer
@@ -244,7 +245,8 @@ def test_a_file_that_changed_or_went_is_said(models: Path, weights: State, tmp_p
     file = tmp_path / "base-model.safetensors"
     save_file(comfyui(weights), file)
     folder = find_model(file)
-    assert read_flavour(folder).name == "base"
+    assert (read_flavour(folder).name, read_flavour(folder).shift) == ("base", BASE.shift)
+    assert read_json(folder / "scheduler" / "scheduler_config.json")["shift"] == BASE.shift  # for diffusers, too
     time.sleep(0.01)
     save_file(comfyui({**weights, "x_pad_token": weights["x_pad_token"] + 1}), file)
     with pytest.raises(ZitError, match="has changed"):

@@ -50,8 +50,9 @@ def adopt_file(file: Path, donors: Iterable[Path]) -> Path:
             _record(folder / name, part.path, part.prefix, part.config)
         else:
             _link(part, folder / name)
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    write_json(folder / "flavour.json", {"zit_flavour": _flavour(file, others.donor)})
+    flavour = _flavour(file, others.donor)
+    write_json(folder / "scheduler" / "scheduler_config.json", {**SCHEDULER, "shift": flavour["shift"]})
+    write_json(folder / "flavour.json", {"zit_flavour": flavour})
     _record(folder / "transformer", file, found.prefix, _config(found, others.donor))
     write_json(folder / "model_index.json", _INDEX)  # last: with it the folder counts as a model
     return folder
