@@ -67,11 +67,19 @@ def bars(scores: dict[str, Any]) -> str:
 
 def teaching(taught: dict[str, Any]) -> str:
     """What LoRAs teach and break, measured by ``zit pocket teach``."""
+    computed = ""
+    if taught["computed"]:
+        computed = f"""
+Computed styles with a known truth, 500 steps, 60 concepts that were not shown, 8 steps: `relative` = median error
+against the truth divided by that of the nearest known style's real picture; `found` = right truth first among 60.
+
+{table(taught["computed"])}
+"""
     return f"""## What a LoRA teaches, and what naive training breaks
 
-`zit pocket teach`: 24 pictures, batch 8, rank 16; `plain` = uniform times, no protection; `demo` = the demo's settings
-(nodes and shift-3 uniform mixed, tether 0.5). 100 concepts that are not among the taught, in the styles 3d and classic
-that have nothing to do with the training pictures, guidance 0:
+`zit pocket teach`: 24 pictures, batch 8, rank 16; `plain` = on the distilled weights, uniform times, no protection,
+rate 6e-4; `demo` = the demo's settings (on the weights of pocket-base, used on pocket; rate 2e-3). 100 concepts that
+are not among the taught, in the styles 3d and classic that have nothing to do with the training pictures, guidance 0:
 
 {table(taught["unrelated"])}
 
@@ -79,12 +87,7 @@ The demo's art (the judge's word for it is twemoji), 60 concepts that were not s
 judge calls the new style, `content` = right concept first among 200.
 
 {table(taught["new art"])}
-
-Computed styles with a known truth, 500 steps, 60 concepts that were not shown, 8 steps: `relative` = median error
-against the truth divided by that of the nearest known style's real picture; `found` = right truth first among 60.
-
-{table(taught["computed"])}
-"""
+{computed}"""
 
 
 def captioner(scores: dict[str, Any], recipe: dict[str, str]) -> str:

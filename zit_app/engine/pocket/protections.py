@@ -24,9 +24,11 @@ from zit_app.engine.pocket.twin import NEW_ART, UNRELATED, unrelated
 from zit_app.engine.train import resume
 
 STEPS = (8, 30)
+RATE = "training.learning_rate=6e-4"  # unless a variant says otherwise
 UNPROTECTED = ("training.protection=none", "training.health_every=0")
 TETHER = ("training.protection=tether", "training.tether=0.5", "training.health_every=0")
 HALF = ("training.learning_rate=3e-4",)
+BASE = ("training.learning_rate=2e-3", "training.health_every=0")
 MANY = ("training.tether=10", "training.tether_unrelated=1", "training.unrelated_count=152")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("acrf.sampler=uniform", *UNPROTECTED),
@@ -39,6 +41,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "held less, at the full rate": ("acrf.sampler=uniform", *TETHER, *MANY, "training.tether=3"),
     "held by many prompts": ("acrf.sampler=uniform", *TETHER, *HALF, *MANY),
     "held by few prompts": ("acrf.sampler=uniform", *TETHER, *HALF, *MANY, "training.unrelated_count=16"),
+    "on the base's weights": ("acrf.sampler=uniform", "training.protection=base", *BASE),
+    "on the base's weights, gently": ("acrf.sampler=uniform", "training.protection=base", "training.health_every=0"),
+    "on the base's weights, held": ("acrf.sampler=uniform", *BASE, "training.protection=base+tether",
+                                    "training.tether=1", "training.tether_unrelated=1", "training.unrelated_count=152"),
     "replay": (*UNPROTECTED, "training.replay=0.25"),
     "adapter": ("training.protection=adapter", "training.health_every=0"),
     "both": ("training.protection=both", "training.tether=0.5", "training.health_every=0"),
@@ -84,7 +90,7 @@ def measure_protections(
 
 def settings_of(name: str, steps: int, seed: int, work: Path) -> TrainSettings:
     """The demo's settings with a variant's; a training adapter is built first where the variant needs one."""
-    changes = [*VARIANTS[name], f"training.max_steps={steps}", f"training.seed={seed}"]
+    changes = [RATE, *VARIANTS[name], f"training.max_steps={steps}", f"training.seed={seed}"]
     if name in ("adapter", "both"):
         changes.append(f'training.protection_adapter="{guard_of(work).as_posix()}"')
     changes.append(f'training.unrelated_prompts="{unrelated_prompts(work).as_posix()}"')

@@ -29,10 +29,10 @@ UNRELATED = 100
 
 
 def settings_of(name: str, steps: int) -> TrainSettings:
-    """``plain``: uniform times, no tether, else as the demo; ``demo``: as it ships."""
+    """``plain``: uniform times on the distilled weights, without protection; ``demo``: as it ships."""
     changes = [f"training.max_steps={steps}"]
     if name == "plain":
-        changes += ["acrf.sampler=uniform", "training.tether=0"]
+        changes += ["acrf.sampler=uniform", "training.protection=none", "training.learning_rate=6e-4"]
     return load_train_settings(paths.assets() / "demo" / "train.toml", changes)
 
 
