@@ -63,7 +63,7 @@ class App:
 
     def command(self) -> dict[str, Any]:
         """How the app is started, for `subprocess`."""
-        environment = {**os.environ, "ZIT_HOME": str(self.home), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "ZIT_HOME": str(self.home), "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
         words = [sys.executable, "app.py", "app", "--port", str(self.port)]
         if self.opener is None:
             words.append("--no-browser")

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from tests.browsing import LONG, App, Visit, expect
+from tests.hub import serving
 from tests.test_cache import make_dataset
 from tests.test_queue import wait_for
+from tests.tiny import make_tiny_model
 from tests.training import small_settings
 from zit_app.service import runs
 from zit_app.ui.text import TABLES
@@ -107,6 +109,27 @@ def test_a_phone_never_scrolls_sideways(app: App, browser: Any) -> None:
         visit.page.wait_for_timeout(500)
         visit.page.wait_for_function("document.documentElement.scrollWidth <= innerWidth", timeout=60_000)
     visit.close()
+
+
+def test_a_large_model_is_fetched_and_goes_on_after_its_mirror_failed(app: App, browser: Any, tmp_path: Path) -> None:
+    transformer = "transformer/diffusion_pytorch_model.safetensors"
+    with serving(make_tiny_model(tmp_path / "model"), "Tongyi-MAI/Z-Image-Turbo") as hub:
+        hub.damaged = {transformer}
+        visit = Visit(browser, app.address)
+        visit.open("settings")
+        visit.page.locator("#download-mirror input, #download-mirror textarea").first.fill(hub.url)
+        visit.page.locator("#download-start").click()
+        visit.shows("#download-status .cause", "its hash differs")
+        hub.damaged, hub.requests = set(), []
+        visit.page.get_by_role("button", name=TABLES["en"]["download.go_on"]).click()
+        visit.shows("#models tr:has-text('turbo')", TABLES["en"]["model.ready"])
+        expect(visit.page.locator("#models tr:has-text('turbo')").last).to_contain_text(hub.url)
+        weights = [name for name, _ in hub.requests if name.endswith(".safetensors")]
+        assert set(weights) == {transformer}  # what was whole is not fetched again
+        visit.open("generate")
+        visit.page.locator("#model input").first.click()
+        visit.page.get_by_role("option", name="turbo").first.wait_for()
+        visit.close()
 
 
 def test_other_names_for_this_machine_are_refused(app: App) -> None:

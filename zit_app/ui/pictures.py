@@ -55,6 +55,7 @@ class PictureGrid:
         # The caption as it was shown or last saved: what differs was written here. A captioner may have written the
         # file meanwhile, and a field that was only looked at must not put the old words back.
         self.loaded = gr.Textbox("", visible="hidden")
+        self.seen = gr.Textbox("", visible="hidden")  # the dataset that the grid was opened with
         with gr.Row(visible=False, elem_id="editor") as self.editor:
             self.picture = gr.Image(
                 show_label=False, interactive=False, height=260, buttons=[], type="filepath", min_width=200, scale=2
@@ -83,11 +84,16 @@ class PictureGrid:
         self.caption.blur(asks(self._save), written, [self.loaded], **quiet)
         self.back.click(lambda number: max(1, int(number or 1) - 1), [self.number], [self.number], **quiet)
         self.on.click(lambda number: int(number or 1) + 1, [self.number], [self.number], **quiet)
-        for changed in (self.dataset.change, self.flag.input):
-            changed(lambda: [1, "", gr.update(visible=False), None, "", "", ""], outputs=[self.number, *shown], **quiet)
+        self.flag.input(_nothing, outputs=[self.number, *shown], **quiet)
+        # Gradio tells of a change also when only the choices are new; the editor must not close under somebody's hands.
+        entered = [self.seen, self.number, *shown]
+        self.dataset.change(self._enter, [self.dataset, self.seen], entered, queue=False, **quiet)
         self.page.watch([self.pictures, self.flag, self.pager, self.number], self._read, where)
 
     # ------------------------------------------------------------ events
+
+    def _enter(self, folder: str | None, seen: str) -> list[Any]:
+        return [gr.skip()] * 8 if folder == seen else [folder or "", *_nothing()]
 
     def _select(self, folder: str, flag: str, number: int, event: gr.SelectData) -> list[Any]:
         found = chosen(folder, flag)
@@ -154,6 +160,11 @@ class PictureGrid:
             gr.update(visible=pages > 1),
             gr.update(value=page, maximum=max(1, pages), label=w("grid.page_of", n=max(1, pages))),
         ]
+
+
+def _nothing() -> list[Any]:
+    """The first page, and no picture in the editor."""
+    return [1, "", gr.update(visible=False), None, "", "", ""]
 
 
 def chosen(folder: str, flag: str) -> list[DatasetItem]:
