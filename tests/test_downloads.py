@@ -79,6 +79,16 @@ def test_a_model_arrives_whole_and_nothing_else(
     assert Run.open(run).state() == "done" and Run.open(run).status()["step"] <= Run.open(run).status()["total"]
 
 
+def test_an_omni_brings_what_it_sees_with(hub: Hub, home: Path) -> None:
+    (hub.folder / "model_index.json").write_text('{"_class_name": "ZImageOmniPipeline"}')
+    assert main(["models", "download", REPO, "--endpoint", hub.url]) == 1  # it came without eyes
+    for name in ("siglip/model.safetensors", "siglip_processor/preprocessor_config.json"):
+        (hub.folder / name).parent.mkdir()
+        (hub.folder / name).write_bytes(b"{}")
+    assert main(["models", "download", REPO, "--endpoint", hub.url]) == 0
+    assert whole(hub, find_model(REPO.rpartition("/")[2])) and (home / "models" / "Z-Image-Turbo" / "siglip").is_dir()
+
+
 def test_a_second_download_fetches_nothing(hub: Hub, home: Path) -> None:
     assert fetch(hub) == 0
     hub.requests.clear()
