@@ -96,15 +96,13 @@ def test_fast_products_round_each_row_by_itself(kind: str) -> None:
     assert torch.equal(grad, x.grad)  # never through rounded inputs
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8", "nf4", "fp8-fast"])
+@pytest.mark.parametrize("kind", STORED)
 def test_a_lora_on_top_is_exact_and_learns_through_it(kind: str, tiny_model: Path, home: Path) -> None:
     packed = load_transformer(tiny_model, CPU, torch.float32, kind)
-    dense = copy.deepcopy(packed)  # the weights that the packed ones stand for, in plain layers
-    for name, layer in block_linears(dense).items():
-        plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-        plain.weight.data = layer.weight.clone()
-        parent, _, own = name.rpartition(".")
-        setattr(dense.get_submodule(parent), own, plain)
+    dense = load_transformer(tiny_model, CPU, torch.float32)
+    for name, layer in block_linears(packed).items():  # the weights that the packed ones stand for, in plain layers
+        stands_for = layer.weight.dequantize() if kind.endswith("-quanto") else layer.weight.clone()
+        block_linears(dense)[name].weight.data = stands_for
     grads = []
     for model in (packed, dense):
         attach_lora(model, rank=4, alpha=4.0, seed=1)
