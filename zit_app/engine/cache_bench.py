@@ -1,8 +1,11 @@
 """How fast a cache is built, beside the plain loop that everybody writes first, in one run on the same pictures."""
 
+import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -57,13 +60,13 @@ def bench_cache(model: str, count: int, resolution: int, progress: Progress) -> 
             size = count // TURNS + (turn < count % TURNS)
             _make(dataset, size, pixels, random)
             _make(single, 1, pixels, random)
-            items = scan_dataset(dataset).items
-            plain += _timed(lambda items=items: loop.encode(items))
+            plain += loop.encode(dataset)
             loading = _timed(lambda folder=single: build_cache(folder, model, pixels, progress=quiet))
             whole = _timed(lambda folder=dataset: build_cache(folder, model, pixels, progress=quiet))
             again += _timed(lambda folder=dataset: build_cache(folder, model, pixels, progress=quiet))
             ours += whole - loading
             progress.step(turn + 1, TURNS)
+        loop.close()
     more = count - TURNS  # the one picture of each loading is not among them
     return {
         "model": model,
@@ -94,34 +97,58 @@ def _make(folder: Path, count: int, pixels: int, random: Random) -> None:
 
 
 class _PlainLoop:
-    """One picture after the other through `vae.encode` and `ZImagePipeline.encode_prompt`."""
+    """One picture after the other through `vae.encode` and `ZImagePipeline.encode_prompt`, in a process of its own.
+
+    So nothing that we set for our own encoding touches it.
+    """
 
     def __init__(self, model: str) -> None:
-        from diffusers import ZImagePipeline
+        spawn = multiprocessing.get_context("spawn")
+        self._here, there = spawn.Pipe()
+        self._process = spawn.Process(target=_plain_loop, args=(model, there), daemon=True)
+        self._process.start()
+        there.close()
+        self._here.recv()
 
-        self._device = default_device()
-        dtype = default_dtype(self._device)
-        pipeline = ZImagePipeline.from_pretrained(find_model(model), transformer=None, torch_dtype=dtype)
-        pipeline.vae.to(self._device, torch.float32)
-        pipeline.text_encoder.to(self._device)
-        self._pipeline = pipeline
+    def encode(self, dataset: Path) -> Clock:
+        """The time for all pictures and captions of a dataset."""
+        self._here.send(dataset)
+        return Clock(*self._here.recv())
 
-    @torch.no_grad()
-    def encode(self, items: Sequence[Item]) -> None:
-        """Encode pictures and captions, and fetch the tensors from the card."""
-        for item in items:
-            with Image.open(item.path) as image:
-                picture = image.convert("RGB")
-            width, height = (side // 16 * 16 for side in picture.size)
-            picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-            pixels_HW3 = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(height, width, 3)
-            x_13HW = pixels_HW3.permute(2, 0, 1)[None].to(self._device).float() / 127.5 - 1
-            latents = self._pipeline.vae.encode(x_13HW).latent_dist
-            features = self._pipeline.encode_prompt(
-                item.caption, device=self._device, do_classifier_free_guidance=False
-            )
-            torch.stack([latents.mean, latents.logvar]).cpu()
-            features[0][0].cpu()
+    def close(self) -> None:
+        """End the process."""
+        self._here.close()
+        self._process.join()
+
+
+def _plain_loop(model: str, asked: Connection) -> None:
+    from diffusers import ZImagePipeline
+
+    device = default_device()
+    dtype = default_dtype(device)
+    pipeline = ZImagePipeline.from_pretrained(find_model(model), transformer=None, torch_dtype=dtype)
+    pipeline.vae.to(device, torch.float32)
+    pipeline.text_encoder.to(device)
+    asked.send("ready")
+    with suppress(EOFError):
+        while True:
+            items = scan_dataset(asked.recv()).items
+            found = _timed(lambda items=items: [_encode_plainly(pipeline, device, item) for item in items])
+            asked.send((found.seconds, found.processor))
+
+
+@torch.no_grad()
+def _encode_plainly(pipeline: Any, device: torch.device, item: Item) -> None:
+    with Image.open(item.path) as image:
+        picture = image.convert("RGB")
+    width, height = (side // 16 * 16 for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    pixels_HW3 = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(height, width, 3)
+    x_13HW = pixels_HW3.permute(2, 0, 1)[None].to(device).float() / 127.5 - 1
+    latents = pipeline.vae.encode(x_13HW).latent_dist
+    features = pipeline.encode_prompt(item.caption, device=device, do_classifier_free_guidance=False)
+    torch.stack([latents.mean, latents.logvar]).cpu()
+    features[0][0].cpu()
 
 
 def _timed(work: Callable[[], object]) -> Clock:

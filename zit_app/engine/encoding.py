@@ -24,7 +24,7 @@ from zit_app.data.formats import Size, load_picture
 from zit_app.data.index import Parts, Picture
 from zit_app.data.pictures import DatasetScan
 from zit_app.model.cache_files import write_latents, write_text
-from zit_app.model.device import default_device, default_dtype
+from zit_app.model.device import default_device, default_dtype, keeping_memory
 
 # Of a batch whose size is not given. On a card a megapixel; on a processor what its caches hold: 18 ms a picture of
 # 128 pixels in fours, 20 in eights, 22 in sixteens, and 20 alone.
@@ -102,8 +102,9 @@ def build_texts(
             write_text(index.text_path(scan.folder, key), key, features_LD)
 
     by_length = sorted(part.lacking, key=lambda key: (len(wanted[key]), key))  # neighbours pad each other little
-    for batch in _counted(_batches(by_length, batch_size or AUTO_CAPTIONS), part, progress):
-        encode(batch)
+    with keeping_memory(device):
+        for batch in _counted(_batches(by_length, batch_size or AUTO_CAPTIONS), part, progress):
+            encode(batch)
     return part
 
 
@@ -136,6 +137,9 @@ def build_latents(
     device = default_device()
     vae = load_vae(model, device, torch.float32)
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # diffusers hides its parameters
+    for layer in vae.modules():
+        if isinstance(layer, torch.nn.SiLU):
+            layer.inplace = True  # nobody needs what a norm gave once it is activated: a pass through memory less
     by_size: dict[Size, list[str]] = {}
     for key, picture in wanted.items():
         if key in part.lacking:
@@ -147,7 +151,7 @@ def build_latents(
         for batch in _batches(keys, batch_size or max(1, min(AUTO_PICTURES, fitting // math.prod(size))))
     ]
     decoded = _decoded(batches, lambda key: picture_tensor(wanted[key]))
-    with contextlib.closing(decoded):
+    with contextlib.closing(decoded), keeping_memory(device):
         for batch, x_B3HW in zip(_counted(batches, part, progress), decoded, strict=False):
             for key, mean_CHW, logvar_CHW in zip(batch, *encode_pictures(vae, x_B3HW), strict=True):
                 if not (mean_CHW.isfinite().all() and logvar_CHW.isfinite().all()):
