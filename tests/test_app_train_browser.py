@@ -55,7 +55,8 @@ def test_drop_pictures_train_try_it_and_compare(app: App, browser: Any, tmp_path
 
     visit.page.locator("#train").click()
     visit.shows("#train-status", EN["state.done"])
-    expect(visit.page.locator("#loss svg")).to_have_count(5)  # loss, rate; sharpness, distance and drift from the start
+    # loss, rate; what is recognised, sharpness, distance and drift from the start
+    expect(visit.page.locator("#loss svg")).to_have_count(6)
     expect(visit.page.locator("#samples img")).to_have_count(4)  # two captions after steps 4 and 8
     visit.page.wait_for_function("document.querySelector('#samples img').naturalWidth > 0")
 
