@@ -29,6 +29,9 @@ def test_health_and_held_out_losses_become_curves_when_there_are_any() -> None:
     assert full.count("<svg") == 5 and full.count('class="held"') == 1
     assert full.count('class="raw"') == 1 + 2  # the loss, and each noise level of the drift
     assert full.count('class="level"') == 1  # the untrained model's sharpness
+    recalled = [*lines, {**health(9, 0.7)}]
+    recalled[-1]["health"]["recall"] = 0.5  # type: ignore[index]
+    assert curves(W, 10, recalled).count("<svg") == 6 and W("train.recall") in curves(W, 10, recalled)
     assert curves(W, 10, []) == ""
 
 

@@ -25,14 +25,13 @@ def bench_train_command(arguments: argparse.Namespace) -> None:
         )
     lines = [
         f"{found['model']}, {found['pixels']} pixels, batch {found['batch_size']}, {found['format']} on"
-        f" {found['device']}: a bare step takes {found['bare']:.3f} s (medians of {found['steps']} and more;"
-        " by processor time in brackets)"
+        f" {found['device']}: a bare step takes {found['bare']:.3f} s (medians; by processor time in brackets)"
     ]
     for name, one in found["modes"].items():
         bare, plain = (
             f"{one[f'over_{other}']:.3f} ({one[f'over_{other}_processor']:.3f})" for other in ("bare", "plain")
         )
-        lines.append(f"{name:<22} {one['seconds']:.3f} s   bare × {bare}   standard × {plain}")
+        lines.append(f"{name:<22} bare × {bare}   standard × {plain}")
     progress.result("\n".join(lines), **found)
 
 

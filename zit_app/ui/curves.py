@@ -80,12 +80,13 @@ def _health(w: Words, total: int, lines: Sequence[Mapping[str, Any]]) -> list[st
     last = max(total, int(lines[-1]["step"]))
     level = Curve([0, last], [1.0, 1.0], "level")  # the untrained model
     recalled = [line for line in lines if "recall" in line["health"]]  # runs of version 0.1 did not ask
+    recall = curve_of(recalled, lambda line: line["health"]["recall"], "smooth")
     kinds = {
-        "recall": [level, *curve_of(recalled, lambda line: line["health"]["recall"], "smooth")],
+        "recall": [level, *recall] if recall else [],
         "sharp": [level, *curve_of(lines, lambda line: line["health"]["sharpness"], "smooth")],
         "apart": curve_of(lines, lambda line: line["health"]["distance"], "smooth"),
         "drift": drift_curves(lines),
     }
     heading = f"<h3>{escape(w('train.health'))}</h3>"
     named = [(w(f"train.{name}"), each) for name, each in kinds.items()]
-    return [heading, *(captioned(name, chart(each, last, name, LOW_HEIGHT)) for name, each in named)]
+    return [heading, *(captioned(name, chart(each, last, name, LOW_HEIGHT)) for name, each in named if each)]
