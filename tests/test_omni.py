@@ -37,7 +37,7 @@ from zit_app.model.loading import load_transformer
 from zit_app.model.omni import Reference, looking_at
 from zit_app.service import gallery
 
-SMALL: dict[str, Any] = dict(width=64, height=48, steps=4)
+SMALL: dict[str, Any] = dict(width=64, height=48, steps=3)
 Draw = Callable[..., np.ndarray]
 
 
@@ -72,8 +72,8 @@ def by_diffusers(omni: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
             negative_prompt=negative,
             width=64,
             height=48,
-            num_inference_steps=4,
-            sigmas=unshifted(4).tolist(),
+            num_inference_steps=3,
+            sigmas=unshifted(3).tolist(),
             guidance_scale=guidance,
             generator=torch.Generator().manual_seed(seed),
         ).images[0]
@@ -97,12 +97,11 @@ def test_pictures_are_those_of_the_pipeline(
     files = pictures[:count]
     prompts = ("put the bag on a table, and let it be rather a longer prompt than the other one", "红袋")
     settings = GenerateSettings(
-        prompts=prompts, count=2, seed=5, guidance=guidance, negative_prompt=negative, references=tuple(files), **SMALL
+        prompts=prompts, seed=5, guidance=guidance, negative_prompt=negative, references=tuple(files), **SMALL
     )
     paths = generate(settings, omni, tmp_path / "out")
-    shots = [(prompt, seed) for prompt in prompts for seed in (5, 6)]
-    for path, (prompt, seed) in zip(paths, shots, strict=True):
-        assert np.abs(pixels(path) - by_diffusers(prompt, seed, files, guidance, negative)).max() <= 1
+    for path, prompt in zip(paths, prompts, strict=True):
+        assert np.abs(pixels(path) - by_diffusers(prompt, 5, files, guidance, negative)).max() <= 1
     if files:
         bare = generate(GenerateSettings(prompts=prompts[:1], seed=5, guidance=guidance, **SMALL), omni, tmp_path / "b")
         assert np.abs(pixels(paths[0]) - pixels(bare[0])).max() > 8  # what it looks at matters
@@ -142,7 +141,7 @@ def test_packed_and_coming_and_going_it_draws_the_same(
     omni: Path, pictures: list[str], home: Path, tmp_path: Path, precision: str
 ) -> None:
     settings = GenerateSettings(
-        prompts=("a bag",), guidance=2.0, precision=precision, references=tuple(pictures), **SMALL
+        prompts=("a bag",), guidance=0.0, precision=precision, references=tuple(pictures[:1]), **{**SMALL, "steps": 2}
     )
     whole = generate(settings, omni, tmp_path / "whole.png")
     lean = generate(settings, omni, tmp_path / "lean.png", warm=Warm(free=lambda: 400_000))
