@@ -59,7 +59,7 @@ def test_two_processes_with_batch_1_are_one_with_batch_2(tmp_path: Path, dataset
 def test_the_command_itself_may_be_launched(home: Path, tmp_path: Path, dataset: Path, tiny_model: Path) -> None:
     """On many machines accelerate starts `zit train` everywhere, with the same words."""
     config = tmp_path / "config.toml"
-    config.write_text(to_toml(settings(1, num_train_epochs=1)), encoding="utf-8")
+    config.write_text(to_toml(settings(1, health_every=1)), encoding="utf-8")
     command = launch_command(tmp_path, 2)[: -len(["--module", "zit_app.engine.launching", "RUN"])]
     command += ["--module", "zit_app.cli", "train", "--config", str(config), "--set", "training.max_steps=2"]
     command += ["--dataset", str(dataset), "--model", str(tiny_model)]
@@ -69,7 +69,8 @@ def test_the_command_itself_may_be_launched(home: Path, tmp_path: Path, dataset:
     assert told.returncode == 0, told.stderr
     answers = [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
     assert [(one["state"], one["step"]) for one in answers] == [("done", 2)]  # one process speaks
-    assert [line["step"] for line in Run.open(tmp_path / "run").metrics()] == [1, 2]
+    lines = Run.open(tmp_path / "run").metrics()
+    assert [line["step"] for line in lines] == [1, 1, 2, 2] and sum("health" in line for line in lines) == 2
 
 
 def test_a_mistake_in_launched_processes_is_told_as_in_one(tmp_path: Path, dataset: Path, tiny_model: Path) -> None:
