@@ -26,8 +26,8 @@ from zit_app.data.pictures import DatasetScan
 from zit_app.model.cache_files import write_latents, write_text
 from zit_app.model.device import default_device, default_dtype, keeping_memory
 
-# Of a batch whose size is not given. On a card a megapixel; on a processor what its caches hold: 18 ms a picture of
-# 128 pixels in fours, 20 in eights, 22 in sixteens, and 20 alone.
+# Of a batch whose size is not given. On a card a megapixel; on a processor what its caches hold: 17.5 ms a picture of
+# 128 pixels in fours and as much in sixteens, 19.6 alone.
 AUTO_PIXELS = {"cuda": 1 << 20, "cpu": 1 << 16}
 AUTO_PICTURES, AUTO_CAPTIONS = 16, 8  # at most; captions of eights differ little in length
 DECODERS, AHEAD = min(4, os.cpu_count() or 1), 2  # threads that decode pictures, and batches they are ahead
