@@ -47,7 +47,8 @@ def form_opinions(dataset: Path, clip: Path, head: Path | None, progress: Progre
     rated = rate(load_head(head, seen_ND.shape[1]), seen_ND) if head else [None] * len(items)
     captions = [item.caption or "" for item in items]
     told = list(dict.fromkeys(caption for caption in captions if caption))
-    agreement = outdone = [None] * len(items)
+    agreement: list[float | None] = [None] * len(items)
+    outdone = agreement
     if told:
         fits_NC = seen_ND @ eyes.prompts(told).T
         own_N = torch.tensor([told.index(caption) if caption else -1 for caption in captions])

@@ -147,7 +147,8 @@ def load_text_encoder(
         return model
 
     encoder = _stored(files, part / "config.json", full, blank, device, dtype, stored, away) if stored else full()
-    encoder.layers, encoder.norm = encoder.layers[:-1], torch.nn.Identity()
+    encoder.layers = encoder.layers[:-1]
+    encoder.norm = torch.nn.Identity()  # type: ignore[assignment]
     to_card(encoder, list(encoder.layers), device, min(away, len(encoder.layers)))
     return tokenizer, encoder.eval().requires_grad_(False)
 
