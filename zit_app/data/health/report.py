@@ -58,7 +58,7 @@ ADVICE = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One picture: its flags by name (see `ADVICE`), which picture it repeats, and what stands in it."""
 
