@@ -42,6 +42,8 @@ def drawn(caption: str, seed: int) -> Image.Image:
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniature CLIP, taught six captions: colours and shapes."""
     folder = make_tiny_clip(tmp_path_factory.mktemp("clip"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine several wait for each other longer than such small tensors take
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = CLIPModel.from_pretrained(folder)
@@ -59,6 +61,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    torch.set_num_threads(threads)
     model.save_pretrained(folder)
     return folder
 
