@@ -81,5 +81,6 @@ def test_the_page_says_what_is_open(tmp_path: Path) -> None:
     }
     page = write_report(figures, tmp_path / "study").read_text(encoding="utf-8")
     assert claims.OPEN in page and claims.CONFIRMED not in page
+    assert "Not trained yet: §8.4 the whole method" in page
     assert "0.50 times that of uniform" in page and "3.00 times at 0.02 and 2.00 times at 0.98" in page
     assert (tmp_path / "study" / "error.svg").exists()

@@ -42,8 +42,13 @@ def _claims(rows: Figures) -> str:
     head = "| section | claim | figures (mean ± deviation over seeds) | verdict |"
     lines = ["## Claims", "", head, "|---|---|---|---|"]
     for claim in CLAIMS:
+        if not (rows.get(claim.left) and rows.get(claim.right)):
+            continue
         told = ", ".join(f"{row} {_cell(rows, row, claim.measure)}" for row in (claim.left, claim.right))
         lines.append(f"| {claim.section} | {claim.words} | {claim.measure}: {told} | **{verdict(claim, rows)}** |")
+    waiting = [f"{c.section} {c.words}" for c in CLAIMS if not (rows.get(c.left) and rows.get(c.right))]
+    if waiting:
+        lines += ["", "Not trained yet: " + "; ".join(waiting) + "."]
     return "\n".join([*lines, ""])
 
 
