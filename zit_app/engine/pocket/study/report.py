@@ -10,7 +10,7 @@ from zit_app.engine.pocket.study.claims import CLAIMS, Figures, mean_of, verdict
 from zit_app.engine.pocket.study.rows import RATE, ROWS, STEPS
 
 MEASURES = ("error", "found", "sharpness", "held-out loss", "unrelated content", "unrelated sharpness",
-            "swing of the loss", "seconds a step")  # fmt: skip
+            "swing of the loss")  # fmt: skip
 HEAD = f"""# The study: what the AC-RF documents claim, measured on the pocket model
 
 Made by `zit pocket study --work FOLDER` from `study/figures.json`; finished rows are kept, so it goes on where it was
@@ -21,7 +21,7 @@ was not shown are drawn at 8 steps, guidance 0. As the style is computed, every 
 - **error**: median distance to the truth, 1 = as far as the nearest known style's real picture. **found**: the right
   truth is the nearest of 60. **sharpness**: over the truths'. **held-out loss**: velocity error on the true pictures.
 - **unrelated content**: of 100 prompts in other styles, the judge finds the right concept first among 200.
-- **swing of the loss**: its deviation over its mean, last half of the training.
+- **swing of the loss**: its deviation over its mean, last half of the training. What a step costs: `zit bench train`.
 
 The pocket model is small and its figures are its own: 8.8 million parameters at 128 pixels. What holds here is a
 finding; what does not hold here may still hold for the large model.
