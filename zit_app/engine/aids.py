@@ -23,7 +23,7 @@ UNDISTILLED = {"turbo": "base", "pocket": "pocket-base"}
 
 
 class Aid(ABC):
-    """On when it is made; ``take_off`` and ``put_on`` take turns.
+    """On when it is made; ``take_off`` and ``put_on`` may be said twice.
 
     off_when_held  the states that a tether holds to were recorded without it
     """
@@ -73,16 +73,20 @@ class UndistilledWeights(Aid):
                 "Name the one that it was distilled from in training.protection_base.",
             )
         self.pairs = [(weight, others[name].data.to(weight.dtype)) for name, weight in own.items()]
+        self.on = False
         self.put_on()
 
     def put_on(self) -> None:
-        self._change_places()
+        self._turn(True)
 
     def take_off(self) -> None:
-        self._change_places()
+        self._turn(False)
 
     @torch.no_grad()
-    def _change_places(self) -> None:
+    def _turn(self, on: bool) -> None:
+        if on == self.on:
+            return
+        self.on = on
         for weight, other in self.pairs:
             before = weight.to(other.device, copy=True)
             weight.copy_(other)

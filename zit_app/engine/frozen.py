@@ -45,7 +45,7 @@ class Frozen:
     x_MNCHW: Tensor  # states on the way, before the call at each node
     v_MNCHW: Tensor  # its answers there
     x0_MCHW: Tensor  # where it arrives
-    recall: float  # the share of the first few pictures in which it recognises their prompts
+    recall: float  # the share of the first few pictures in which it recognises their prompts; 0 where nobody asks
 
 
 def prompts_wanted(settings: TrainSettings) -> int:
@@ -94,6 +94,7 @@ def watch(
     nodes_N: Tensor,
     guidance: float,
     progress: Progress,
+    with_recall: bool = True,
 ) -> Frozen:
     """Draw every prompt at its own seed through the nodes, ``side`` pixels, and record states and answers.
 
@@ -124,7 +125,7 @@ def watch(
         states.append(torch.stack([x for x, _ in seen], 1))
         answers.append(torch.stack([v for _, v in seen], 1))
     x0_MCHW = torch.cat(ends)
-    recall = recognised(transformer, x0_MCHW[:FEW], caps[:FEW])
+    recall = recognised(transformer, x0_MCHW[:FEW], caps[:FEW]) if with_recall else 0.0
     return Frozen(caps, seeds, nodes_N.float(), torch.cat(states), torch.cat(answers), x0_MCHW, recall)
 
 

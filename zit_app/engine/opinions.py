@@ -37,6 +37,7 @@ def form_opinions(dataset: Path, clip: Path, head: Path | None, progress: Progre
     save_known(scan)
     progress.stage("Loading the CLIP")
     eyes = Clip(clip, default_device())
+    layers = load_head(head, eyes.prompts([""]).shape[1]) if head else None  # refused before an hour of looking
     items = list({item.sha256: item for item in scan.items}.values())
     progress.stage(f"Looking at {len(items)} pictures")
     seen = []
@@ -44,14 +45,14 @@ def form_opinions(dataset: Path, clip: Path, head: Path | None, progress: Progre
         seen.append(eyes.pictures([item.path for item in items[start : start + BATCH]], _read))
         progress.step(min(start + BATCH, len(items)), len(items))
     seen_ND = torch.cat(seen)
-    rated = rate(load_head(head, seen_ND.shape[1]), seen_ND) if head else [None] * len(items)
+    rated = rate(layers, seen_ND) if layers else [None] * len(items)
     captions = [item.caption or "" for item in items]
-    told = list(dict.fromkeys(caption for caption in captions if caption))
+    told = {caption: number for number, caption in enumerate(dict.fromkeys(filter(None, captions)))}
     agreement: list[float | None] = [None] * len(items)
     outdone = agreement
     if told:
-        fits_NC = seen_ND @ eyes.prompts(told).T
-        own_N = torch.tensor([told.index(caption) if caption else -1 for caption in captions])
+        fits_NC = seen_ND @ eyes.prompts(list(told)).T
+        own_N = torch.tensor([told.get(caption, -1) for caption in captions])
         agreement, outdone = compare(fits_NC, own_N)
     opinions = {
         item.sha256: Opinion(item.sha256, caption, *found)

@@ -62,11 +62,12 @@ def prepare(
     progress.stage("Loading the transformer")
     transformer = load_transformer(model, device, compute_dtype(accelerator))
 
-    def watched(as_run: Path) -> Frozen:
+    def watched(as_run: Path, recall: bool) -> Frozen:
         side, guidance = max(16, cache.resolution // 16 * 16), read_flavour(as_run).guidance
-        return watch(transformer, texts, cache.features(cache.empty_text), side, nodes_N, guidance, progress)
+        return watch(transformer, texts, cache.features(cache.empty_text), side, nodes_N, guidance, progress, recall)
 
-    frozen = watched(model) if texts and (training.health_every or base_model is None) else None
+    health = bool(training.health_every)
+    frozen = watched(model, health) if texts and (health or base_model is None) else None
     held_to = frozen
     aid: Aid | None = None
     if guard is not None:
@@ -74,7 +75,7 @@ def prepare(
     elif base_model is not None:
         progress.stage("Loading the undistilled transformer")
         aid = UndistilledWeights(transformer, load_transformer(base_model, torch.device("cpu"), transformer.dtype))
-        held_to = watched(base_model) if texts and (training.replay or training.tethered) else None
+        held_to = watched(base_model, False) if texts and (training.replay or training.tethered) else None
     attach(transformer, settings)
     if training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
