@@ -4,6 +4,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ import torch
 from tests.test_cache import make_dataset
 from tests.tiny import make_tiny_model
 from tests.training import assert_identical, new_run, small_settings, stop_at, trained
+from zit_app.core import paths
 from zit_app.core.errors import ZitError
 from zit_app.core.models import find_model
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
-from zit_app.core.train_settings import AcrfSettings, TrainSettings
+from zit_app.core.train_settings import AcrfSettings, TrainJob, TrainSettings, job_toml
 from zit_app.data.prompts import read_prompts, shipped_prompts, unrelated
 from zit_app.engine import aids
 from zit_app.engine.cache import Cache, build_cache
@@ -275,6 +277,23 @@ def test_the_embedded_models_know_each_other(home: Path) -> None:
     assert aids.undistilled(small_settings(), find_model("pocket")) is None
     with pytest.raises(ZitError, match="not distilled"):
         aids.undistilled(settings, find_model("pocket-base"))
+
+
+def test_the_best_protection_is_settled_when_a_run_is_made(home: Path, tiny_model: Path, undistilled: Path) -> None:
+    def settled_for(model: str, **training: Any) -> str:
+        return job_toml(small_settings(protection="auto", **training), TrainJob(model, "pictures"))
+
+    assert 'protection = "base"' in settled_for("pocket")
+    assert 'protection = "none"' in settled_for("pocket-base")  # it has no few steps to lose
+    assert 'protection = "tether"' in settled_for(str(tiny_model))  # nobody knows what it was distilled from
+    assert 'protection = "base"' in settled_for(str(tiny_model), protection_base=str(undistilled))
+    turbo = paths.models() / "Z-Image-Turbo"
+    shutil.copytree(tiny_model, turbo)
+    assert 'protection = "tether"' in settled_for("turbo")
+    shutil.copytree(undistilled, paths.models() / "Z-Image")
+    assert 'protection = "base"' in settled_for("turbo")
+    with pytest.raises(ZitError, match="no model 'nowhere'"):
+        settled_for("nowhere")
 
 
 def test_an_adapter_of_another_model_size_is_refused(cache: Cache, tiny_model: Path, tmp_path: Path) -> None:

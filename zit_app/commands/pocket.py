@@ -43,6 +43,16 @@ def protect_command(arguments: argparse.Namespace) -> None:
     Progress(as_json=arguments.json).result(str(arguments.work / "protections.json"), rows=rows)
 
 
+def promises_command(arguments: argparse.Namespace) -> None:
+    """Measure what the four presets teach, keep and sharpen beside a plain LoRA of as many steps."""
+    from zit_app.engine.pocket.promises import PLAIN, VARIANTS, mean_ranks, measure_promises
+    from zit_app.engine.pocket.questions import load_questions
+
+    names, seeds = arguments.variant or (PLAIN, *VARIANTS), range(arguments.seeds)
+    rows = measure_promises(load_questions(assets() / "judge"), arguments.work, seeds, names)
+    Progress(as_json=arguments.json).result(str(arguments.work / "promises.json"), rows=rows, ranks=mean_ranks(rows))
+
+
 def study_command(arguments: argparse.Namespace) -> None:
     """Train and measure what the AC-RF documents claim on the pocket model; goes on where it was interrupted."""
     from zit_app.engine.pocket.questions import load_questions
@@ -86,6 +96,10 @@ def add(command: Callable[..., Any], group: Callable[[str, str], Any]) -> None:
     protect.add_argument("--steps", type=int, default=300, help="length of each training (default: 300)")
     protect.add_argument("--seeds", type=int, default=1, help="trainings a variant (default: 1)")
     protect.add_argument("--variant", action="append", default=[], help="only this one; may be repeated")
+    promises = command(promises_command, "promises", pocket)
+    promises.add_argument("--work", type=Path, required=True, help="folder for the trainings; finished ones are kept")
+    promises.add_argument("--seeds", type=int, default=1, help="trainings a variant (default: 1)")
+    promises.add_argument("--variant", action="append", default=[], help="only this one; may be repeated")
     study = command(study_command, "study", pocket)
     study.add_argument("--work", type=Path, required=True, help="folder for the trainings under way")
     out = PROJECT / "docs" / "study"

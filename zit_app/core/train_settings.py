@@ -2,13 +2,15 @@
 
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from zit_app.core import paths
 from zit_app.core.errors import ZitError, did_you_mean
+from zit_app.core.models import find_model
 from zit_app.core.settings import apply_set, describe, from_mapping, parse_toml, setting, to_toml
+from zit_app.core.undistilled import best_protection
 
 # What accelerate reports to, and the name under which each is installed.
 TRACKERS = {
@@ -212,8 +214,8 @@ class TrainingSettings:
     protection: str = setting(
         "none",
         "What keeps few-step pictures as they are: staying near the untrained model, a training adapter, both; or "
-        "learning on the undistilled model's weights, alone or staying near them",
-        choices=("none", "tether", "adapter", "both", "base", "base+tether"),
+        "learning on the undistilled model's weights, alone or staying near them; auto = the best that is here",
+        choices=("none", "auto", "tether", "adapter", "both", "base", "base+tether"),
     )
     tether: float = setting(
         0.5, "Weight of staying near the untrained model at the nodes (Huber 0.08)", minimum=0.0, maximum=100.0
@@ -335,8 +337,23 @@ def preset_names() -> list[str]:
 
 
 def job_toml(settings: TrainSettings, job: TrainJob) -> str:
-    """The frozen input of a training run, its `settings.toml`: the tables of the settings and `[job]`."""
+    """The frozen input of a training run, its `settings.toml`: the tables of the settings and `[job]`.
+
+    What depends on the models that are here is decided now, so that a run goes on as it began whatever comes later.
+    Raises ZitError when that needs the model and there is none of that name.
+    """
+    if settings.training.protection == "auto":
+        settings = settled(settings, find_model(job.model))
     return to_toml(_JobFile(job)) + "\n" + to_toml(settings)
+
+
+def settled(settings: TrainSettings, model: Path) -> TrainSettings:
+    """The settings with the protection that ``auto`` stands for with the model in this folder."""
+    training = settings.training
+    if training.protection != "auto":
+        return settings
+    protection = best_protection(model, training.protection_base)
+    return replace(settings, training=replace(training, protection=protection))
 
 
 def load_job(path: Path) -> tuple[TrainSettings, TrainJob]:

@@ -11,15 +11,13 @@ from pathlib import Path
 import torch
 from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 
-from zit_app.core import paths
 from zit_app.core.errors import ZitError
-from zit_app.core.models import FOLDERS, find_model
+from zit_app.core.models import find_model
 from zit_app.core.train_settings import TrainSettings
+from zit_app.core.undistilled import origin_of
 from zit_app.model.adapter_files import Adapter, read_adapter
 from zit_app.model.adapter_stack import AdapterStack
 from zit_app.model.loading import read_flavour
-
-UNDISTILLED = {"turbo": "base", "pocket": "pocket-base"}
 
 
 class Aid(ABC):
@@ -118,14 +116,10 @@ def undistilled(settings: TrainSettings, model: Path) -> Path | None:
             f"training.protection = {settings.training.protection} is for few-step models; this one is not distilled.",
             "Set training.protection to none.",
         )
-    return find_model(settings.training.protection_base or _sibling(model))
-
-
-def _sibling(model: Path) -> str:
-    for name, base in UNDISTILLED.items():
-        if model.resolve() == (paths.models() / FOLDERS.get(name, name)).resolve():
-            return base
-    raise ZitError(
-        f"It is not known what {model.name} was distilled from.",
-        "Name the undistilled model in training.protection_base: a name of zit models list, or a folder.",
-    )
+    base = settings.training.protection_base or origin_of(model)
+    if base is None:
+        raise ZitError(
+            f"It is not known what {model.name} was distilled from.",
+            "Name the undistilled model in training.protection_base: a name of zit models list, or a folder.",
+        )
+    return find_model(base)

@@ -33,7 +33,7 @@ from zit_app.core.sizes import (
     text_encoder_numbers,
     transformer_config,
 )
-from zit_app.core.train_settings import TrainSettings, load_job
+from zit_app.core.train_settings import TrainSettings, load_job, settled
 from zit_app.service.runs import RunView
 
 # A weight of the LoRA in training: itself and its gradient in fp32, and what the optimizer keeps for it.
@@ -60,6 +60,7 @@ def estimate(settings: TrainSettings, model: str, pictures: int, done: Sequence[
     Raises ZitError for a model that is not here.
     """
     folder = model_place(model)
+    settings = settled(settings, folder)
     steps = optimizer_steps(settings, pictures) if pictures else 0
     pace = measured_pace(model, folder, done)
     seconds = steps * pace * work(settings, folder) if pace and steps else None

@@ -19,6 +19,7 @@ from zit_app.core.train_settings import TrainJob, TrainSettings, job_toml
 from zit_app.engine.pocket.judge import STYLES, look, prototypes
 from zit_app.engine.pocket.measure import through_vae
 from zit_app.engine.pocket.paint import Painter
+from zit_app.engine.pocket.pictures import SIZE
 from zit_app.engine.pocket.questions import Questions
 from zit_app.engine.pocket.score import as_array
 from zit_app.engine.pocket.styles import COMPUTED
@@ -73,25 +74,59 @@ def errors_to(pictures: list[Image.Image], truths: list[Image.Image]) -> np.ndar
     return (torch.cdist(a, b) / a.shape[1] ** 0.5).numpy()
 
 
+@dataclass(frozen=True)
+class Exam:
+    """A computed style's questions: concepts that were not shown, with their true pictures."""
+
+    prompts: list[str]
+    truths: list[Image.Image]
+    known: float  # median error of the nearest known style's real pictures
+
+
+def exam(questions: Questions, style: str, count: int = ASKED) -> Exam:
+    """The questions of a style, the flat one being the nearest that the model knows."""
+    asked = split(count).asked
+    truths = [COMPUTED[style](questions.flat[i]) for i in asked]
+    known = np.median(np.diag(errors_to([questions.flat[i] for i in asked], truths)))
+    return Exam([prompt(questions.pairs.concepts[i].en) for i in asked], truths, float(known))
+
+
+def truth_score(drawn: list[Image.Image], asked: Exam) -> dict[str, float]:
+    """``error`` (median against the truth), ``relative`` (to the nearest known style's real picture), ``found`` (right
+    truth first among the asked)."""
+    errors = errors_to(drawn, asked.truths)
+    error = float(np.median(np.diag(errors)))
+    found = float((errors.argmin(1) == np.arange(len(errors))).mean())
+    return {"error": error, "relative": error / asked.known, "found": found}
+
+
 def computed_score(
     questions: Questions, painter: Painter, adapter: Path | None, style: str, count: int = ASKED
 ) -> dict[str, float]:
-    """``error`` (median against the truth), ``relative`` (to the nearest known style's real picture, and what the
-    VAE alone would cost), ``found`` (right truth first among the asked)."""
-    asked = split(count).asked
-    truths = [COMPUTED[style](questions.flat[i]) for i in asked]
-    names = [questions.pairs.concepts[i].en for i in asked]
-    drawn = painter.paint([prompt(n) for n in names], range(len(names)), 8, 0.0, adapter)
-    errors = errors_to(drawn, truths)
-    known = np.median(np.diag(errors_to([questions.flat[i] for i in asked], truths)))
-    ceiling = np.median(np.diag(errors_to(through_vae(painter, truths), truths)))
-    right = np.diag(errors)
-    return {
-        "error": float(np.median(right)),
-        "relative": float(np.median(right) / known),
-        "relative of the truth through the VAE": float(ceiling / known),
-        "found": float((errors.argmin(1) == np.arange(len(asked))).mean()),
+    """``truth_score`` of what the few-step model draws with the adapter."""
+    asked = exam(questions, style, count)
+    drawn = painter.paint(asked.prompts, range(len(asked.prompts)), 8, 0.0, adapter)
+    return truth_score(drawn, asked)
+
+
+def computed_bounds(
+    questions: Questions, painter: Painter, style: str, count: int = ASKED
+) -> dict[str, dict[str, float]]:
+    """Between what a score may lie: its ceilings, and pictures that answer nothing.
+
+    No LoRA can restyle better than the style itself applied to what the model draws: that ceiling is the model's.
+    """
+    asked = exam(questions, style, count)
+    own = painter.paint(asked.prompts, range(len(asked.prompts)), 8, 0.0)
+    taught = [COMPUTED[style](questions.flat[i]) for i in split(count).taught]
+    mean = Image.fromarray((as_array(taught, SIZE).mean(0) * 255).astype(np.uint8))
+    pictures = {
+        "ceiling: the true pictures through the VAE": through_vae(painter, asked.truths),
+        "ceiling: the style itself applied to the model's flat pictures": [COMPUTED[style](one) for one in own],
+        "cheat: the mean of the taught pictures": [mean] * len(own),
+        "cheat: blank": [Image.new("RGB", (SIZE, SIZE), "white")] * len(own),
     }
+    return {name: truth_score(each, asked) for name, each in pictures.items()}
 
 
 def judged_score(
@@ -107,11 +142,17 @@ def judged_score(
 
     ``shown`` names the concepts that the training pictures show; they are not asked.
     """
-    asked = [i for i in range(200) if questions.pairs.concepts[i].en not in shown][:: 200 // count - 1 or 1][:count]
+    asked = rows_not_shown(questions, shown, count)
     drawn = painter.paint(
         [prompt(questions.pairs.concepts[i].en, word) for i in asked], range(len(asked)), 8, 0.0, adapter
     )
     return style_and_content(questions, drawn, asked, style)
+
+
+def rows_not_shown(questions: Questions, shown: Sequence[str], count: int = ASKED) -> list[int]:
+    """Rows of ``count`` of the 200 concepts, without those named in ``shown``, spread over all groups."""
+    left = [i for i in range(200) if questions.pairs.concepts[i].en not in shown]
+    return left[:: 200 // count - 1 or 1][:count]
 
 
 def style_and_content(questions: Questions, drawn: list[Image.Image], rows: list[int], style: str) -> dict[str, float]:

@@ -21,7 +21,7 @@ from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.questions import Questions
 from zit_app.engine.pocket.score import sharpness
 from zit_app.engine.pocket.styles import COMPUTED
-from zit_app.engine.pocket.teach import computed_score, judged_score, split, teach, write_dataset
+from zit_app.engine.pocket.teach import computed_bounds, computed_score, judged_score, split, teach, write_dataset
 
 NEW_ART = "twemoji"  # what the demo's pictures are, as the judge calls it
 PLAIN_STEPS, TAUGHT_STEPS = 300, 500
@@ -82,4 +82,6 @@ def measure_teaching(
         for name, used in (("without a LoRA", None), ("with it", adapter)):
             row = taught["computed"][f"{style}, {name}"] = computed_score(questions, painter, used, style)
             note(f"{style}, {name}: {rounded(row)}")
+        bounds = computed_bounds(questions, painter, style)
+        taught["computed"] |= {f"{style}, {name}": row for name, row in bounds.items()}
         keep(taught)

@@ -21,6 +21,7 @@ from zit_app.core import paths
 from zit_app.core.files import read_json, write_json
 from zit_app.core.run import Run
 from zit_app.core.train_settings import load_train_settings
+from zit_app.engine.pocket import teach
 from zit_app.engine.pocket.measure import through_vae
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.protections import guard_of, unrelated_prompts
@@ -29,7 +30,6 @@ from zit_app.engine.pocket.score import sharpness
 from zit_app.engine.pocket.study.probes import probe
 from zit_app.engine.pocket.study.rows import COMMON, ROWS, Row
 from zit_app.engine.pocket.styles import COMPUTED
-from zit_app.engine.pocket.teach import errors_to, prompt, split, teach, write_dataset
 from zit_app.engine.pocket.twin import unrelated
 from zit_app.flow.schedule import noisy, velocity
 from zit_app.model.adapter_files import read_adapter
@@ -50,10 +50,8 @@ class Exam:
 
     questions: Questions
     painter: Painter
-    prompts: list[str]
-    truths: list[Image.Image]
-    known: float  # median error of the known style's real pictures against the truths
-    latents_CCHW: Tensor
+    asked: teach.Exam
+    latents_CCHW: Tensor  # of its true pictures
 
 
 def run_study(
@@ -74,8 +72,8 @@ def run_study(
     exam = _exam(questions)
     if "probes" not in figures:
         note("gradients of the untrained model")
-        taught = [questions.flat[i] for i in split().taught]
-        names = [prompt(questions.pairs.concepts[i].en) for i in split().taught]
+        taught = [questions.flat[i] for i in teach.split().taught]
+        names = [teach.prompt(questions.pairs.concepts[i].en) for i in teach.split().taught]
         figures["probes"] = probe(exam.painter, _latents(exam.painter, [COMPUTED[STYLE](p) for p in taught]), names)
         write_json(file, figures)
     wanted = [(name, seed) for seed in range(seeds) for name in ROWS if not only or name in only]
@@ -93,7 +91,7 @@ def _row(exam: Exam, name: str, seed: int, work: Path) -> dict[str, float]:
     row = ROWS[name]
     folder = work / f"{re.sub('[^a-z0-9]+', '_', name.lower())}_{seed}"
     settings = load_train_settings(paths.assets() / "demo" / "train.toml", _changes(row, seed, work))
-    adapter = teach(_pictures(exam.questions, row.pictures, work), "pocket", settings, folder)
+    adapter = teach.teach(_pictures(exam.questions, row.pictures, work), "pocket", settings, folder)
     measured = {**_course(Run.open(folder).metrics()), **_taught(exam, adapter), **_kept(exam, adapter)}
     shutil.rmtree(folder)
     return measured
@@ -110,24 +108,21 @@ def _pictures(questions: Questions, count: int, work: Path) -> Path:
     """The first ``count`` of the 24 pictures with their captions."""
     whole = work / "pictures"
     if not whole.exists():
-        write_dataset(questions, STYLE, whole)
-    if count == len(split().taught):
+        teach.write_dataset(questions, STYLE, whole)
+    if count == len(teach.split().taught):
         return whole
     part = work / f"pictures_{count}"
     if not part.exists():
         part.mkdir()
-        for i in split().taught[:count]:
+        for i in teach.split().taught[:count]:
             for ending in (".png", ".txt"):
                 shutil.copy(whole / f"{questions.pairs.concepts[i].key}{ending}", part)
     return part
 
 
 def _exam(questions: Questions) -> Exam:
-    painter, asked = Painter("pocket"), split().asked
-    truths = [COMPUTED[STYLE](questions.flat[i]) for i in asked]
-    known = float(np.median(np.diag(errors_to([questions.flat[i] for i in asked], truths))))
-    prompts = [prompt(questions.pairs.concepts[i].en) for i in asked]
-    return Exam(questions, painter, prompts, truths, known, _latents(painter, truths))
+    painter, asked = Painter("pocket"), teach.exam(questions, STYLE)
+    return Exam(questions, painter, asked, _latents(painter, asked.truths))
 
 
 @torch.no_grad()
@@ -138,21 +133,20 @@ def _latents(painter: Painter, pictures: list[Image.Image]) -> Tensor:
 
 
 def _untrained(exam: Exam) -> dict[str, float]:
-    ceiling = through_vae(exam.painter, exam.truths)
-    best = float(np.median(np.diag(errors_to(ceiling, exam.truths)))) / exam.known
+    best = teach.truth_score(through_vae(exam.painter, exam.asked.truths), exam.asked)["relative"]
     return {**_taught(exam, None), **_kept(exam, None), "error of the truth through the VAE": best}
 
 
 def _taught(exam: Exam, adapter: Path | None) -> dict[str, float]:
     """``error``: median against the truth, 1 = as far as the nearest known style. ``found``: right truth first among
     60. ``sharpness``: over the truths'. ``held-out loss``: on the true pictures, the mean over even noise levels."""
-    painter = exam.painter
-    drawn = painter.paint(exam.prompts, range(len(exam.prompts)), 8, 0.0, adapter)
-    errors = errors_to(drawn, exam.truths)
+    asked = exam.asked
+    drawn = exam.painter.paint(asked.prompts, range(len(asked.prompts)), 8, 0.0, adapter)
+    score = teach.truth_score(drawn, asked)
     return {
-        "error": float(np.median(np.diag(errors))) / exam.known,
-        "found": float((errors.argmin(1) == np.arange(len(errors))).mean()),
-        "sharpness": sharpness(drawn) / sharpness(exam.truths),
+        "error": score["relative"],
+        "found": score["found"],
+        "sharpness": sharpness(drawn) / sharpness(asked.truths),
         "held-out loss": _held_out(exam, adapter),
     }
 
@@ -161,7 +155,7 @@ def _taught(exam: Exam, adapter: Path | None) -> dict[str, float]:
 def _held_out(exam: Exam, adapter: Path | None) -> float:
     painter = exam.painter
     stack = apply_adapters(painter.transformer, [(read_adapter(adapter), 1.0, 1, 0)]) if adapter else None
-    caps = encode_prompts(*painter.text, exam.prompts)
+    caps = encode_prompts(*painter.text, exam.asked.prompts)
     generator = torch.Generator().manual_seed(2000)
     levels_B = ((torch.arange(len(caps)) % LEVELS) + 0.5) / LEVELS
     noise = torch.randn(exam.latents_CCHW.shape, generator=generator)
