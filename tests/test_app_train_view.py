@@ -1,13 +1,15 @@
 """What the tab Train makes of a run folder: curves, previews, cards. No server, no browser."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from zit_app.core.run import Run
-from zit_app.core.train_settings import TrainJob, TrainSettings, job_toml
+from zit_app.core.train_settings import DatasetSettings, TrainJob, TrainSettings, job_toml
 from zit_app.service import runs
 from zit_app.ui import cards
 from zit_app.ui.advanced import PRESETS, QUICK
+from zit_app.ui.cache import word_for
 from zit_app.ui.curves import curves, previews
 from zit_app.ui.text import Words
 from zit_app.ui.train import presets_of
@@ -59,3 +61,15 @@ def test_a_failed_card_shows_what_would_change_and_lets_nothing_through(home: Pa
     assert W("failure.diverged") in card and "<script>" not in card and "<b>x" not in card and "<i>" not in card
     run.write_status("failed", reason="")
     assert 'data-do="retry"' not in cards.run_card(W, runs.view(run.folder))
+
+
+def test_the_cache_is_looked_at_with_the_word_of_the_newest_training(home: Path) -> None:
+    for word in ("first", "second"):
+        settings = replace(TrainSettings(), dataset=DatasetSettings(trigger_word=word))
+        Run.create("train", word, job_toml(settings, TrainJob("pocket", "/data", "")))
+    future = Run.create("train", "third", "[training]\nof_tomorrow = 1\n")
+    trainings = runs.list_runs("train")
+    assert trainings[0].folder == future.folder
+    assert word_for(trainings, "/data", "") == "second"
+    assert word_for(trainings, "/data", " own ") == "own"
+    assert word_for(trainings, "/other", "") == ""

@@ -11,6 +11,7 @@ import gradio as gr
 
 from zit_app.core.cache_settings import CacheSettings
 from zit_app.core.errors import ZitError
+from zit_app.core.train_settings import load_job
 from zit_app.service import caches, runs
 from zit_app.service.caches import CacheOverview
 from zit_app.service.easing import Eased
@@ -43,9 +44,23 @@ class CacheTab:
             with gr.Column(scale=4, min_width=300):
                 self.dataset = chooser(dataset_choices(), value=first_dataset(), label=w("dataset"))
                 self.model = chooser(model_choices(), value=default_model(), label=w("model"))
-                self.resolution = gr.Number(
-                    0, label=w("cache.resolution"), info=w("cache.resolution_help"), precision=0, minimum=0
-                )
+                with gr.Row():
+                    self.resolution = gr.Number(
+                        0,
+                        label=w("cache.resolution"),
+                        info=w("cache.resolution_help"),
+                        precision=0,
+                        minimum=0,
+                        min_width=150,
+                    )
+                    self.trigger = gr.Textbox(
+                        "",
+                        label=w("train.trigger"),
+                        info=w("cache.trigger_help"),
+                        max_lines=1,
+                        min_width=150,
+                        elem_id="cache-trigger",
+                    )
                 with gr.Row():
                     self.go = gr.Button(w("cache.build"), variant="primary", scale=2, elem_id="cache-build")
                     self.clear = gr.Button(w("cache.clear"), min_width=90, elem_id="cache-clear")
@@ -53,17 +68,19 @@ class CacheTab:
             with gr.Column(scale=7, min_width=320):
                 self.status = Actions(page).html(elem_id="cache-status", elem_classes="maybe")
                 self.found = gr.HTML(elem_id="cache-found")
-        asked = [self.dataset, self.model, self.resolution]
+        asked = [self.dataset, self.model, self.resolution, self.trigger]
         self.go.click(asks(self._submit), asked, api_visibility="private")
         self.clear.click(asks(self._clear), [self.dataset], api_visibility="private")
         self.stop.click(asks(self._stop), api_visibility="private")
         page.watch([self.status, self.stop, self.clear], self._read_status)
         page.watch([self.found, self.dataset, self.model], self._read, asked)
 
-    def _submit(self, dataset: str | None, model: str, resolution: int | None) -> None:
+    def _submit(self, dataset: str | None, model: str, resolution: int | None, trigger: str) -> None:
         if not dataset:
             raise ZitError(self.w("train.no_dataset"), self.w("train.no_dataset_help"))
-        runs.submit_cache(CacheSettings(dataset, require_model(self.w, model), int(resolution or 0)))
+        known = require_model(self.w, model)
+        word = word_for(runs.list_runs("train"), dataset, trigger)
+        runs.submit_cache(CacheSettings(dataset, known, int(resolution or 0), trigger_word=word))
 
     def _clear(self, dataset: str | None) -> None:
         if dataset:
@@ -82,12 +99,15 @@ class CacheTab:
             gr.update(interactive=not busy),
         ]
 
-    def _read(self, now: Snapshot, dataset: str | None, model: str | None, resolution: int | None) -> Sequence[Any]:
+    def _read(
+        self, now: Snapshot, dataset: str | None, model: str | None, resolution: int | None, trigger: str
+    ) -> Sequence[Any]:
         choices = [followed(dataset_choices(), dataset), followed(model_choices(), model, default_model())]
         if not dataset or not model:
             return [cards.empty(self.w("dataset.none")), *choices]
         try:
-            found = eased_overview(dataset, model, int(resolution or 0)).now()
+            word = word_for(now.of("train"), dataset, trigger)
+            found = eased_overview(dataset, model, int(resolution or 0), word).now()
         except ZitError as error:
             return [cards.empty(self.w.error(error)), *choices]
         return [self._facts(found) + self._buckets(found) + self._stale(found), *choices]
@@ -134,6 +154,24 @@ class CacheTab:
 
 
 @lru_cache(maxsize=16)
-def eased_overview(dataset: str, model: str, resolution: int) -> Eased[CacheOverview]:
+def eased_overview(dataset: str, model: str, resolution: int, trigger: str) -> Eased[CacheOverview]:
     """The comparison of a dataset with its cache, for pages that look all the time."""
-    return Eased(lambda: caches.overview(Path(dataset), model, resolution))
+    return Eased(lambda: caches.overview(Path(dataset), model, resolution, trigger_word=trigger))
+
+
+def word_for(trainings: Sequence[runs.RunView], dataset: str, given: str) -> str:
+    """The trigger word that was given, else that of the newest training on this dataset, which encoded its captions."""
+    if given.strip():
+        return given.strip()
+    words = (word for trained_on, word in map(_asked_of, (run.folder for run in trainings)) if trained_on == dataset)
+    return next(words, "")
+
+
+@lru_cache(maxsize=256)
+def _asked_of(run: Path) -> tuple[str, str]:
+    """Dataset and trigger word of a training, which never change; "" for one of another version of the program."""
+    try:
+        settings, job = load_job(run / "settings.toml")
+    except ZitError:
+        return "", ""
+    return job.dataset, settings.dataset.trigger_word

@@ -352,6 +352,7 @@ TABLE = {
     "cache.about": "图片和描述在训练前只编码一次。训练会自动完成；在这里可以查看，或提前完成。",
     "cache.resolution": "分辨率",
     "cache.resolution_help": "同面积正方形的边长（像素）；0 = 模型自身的值",
+    "cache.trigger_help": "放在每条描述之前；留空 = 与该数据集最近一次训练相同",
     "cache.build": "生成缓存",
     "cache.pictures": "图片数",
     "cache.latents": "已编码的图片",
