@@ -279,7 +279,9 @@ def test_the_embedded_models_know_each_other(home: Path) -> None:
         aids.undistilled(settings, find_model("pocket-base"))
 
 
-def test_the_best_protection_is_settled_when_a_run_is_made(home: Path, tiny_model: Path, undistilled: Path) -> None:
+def test_the_best_protection_is_settled_when_a_run_is_made(
+    home: Path, tiny_model: Path, undistilled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def settled_for(model: str, **training: Any) -> str:
         return job_toml(small_settings(protection="auto", **training), TrainJob(model, "pictures"))
 
@@ -292,6 +294,8 @@ def test_the_best_protection_is_settled_when_a_run_is_made(home: Path, tiny_mode
     assert 'protection = "tether"' in settled_for("turbo")
     shutil.copytree(undistilled, paths.models() / "Z-Image")
     assert 'protection = "base"' in settled_for("turbo")
+    monkeypatch.setattr("zit_app.core.undistilled.memory_bytes", lambda: 1000)  # too little for a second set of weights
+    assert 'protection = "tether"' in settled_for("turbo")
     with pytest.raises(ZitError, match="no model 'nowhere'"):
         settled_for("nowhere")
 

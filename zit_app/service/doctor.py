@@ -13,6 +13,7 @@ from typing import Any
 from zit_app.core import paths
 from zit_app.core.errors import ZitError
 from zit_app.core.files import write_atomic
+from zit_app.core.machine import memory_bytes
 from zit_app.core.models import POCKET, list_models
 from zit_app.service.probe import probe
 
@@ -118,17 +119,6 @@ def _memory() -> Check:
     total = memory_bytes()
     found = f"{total / GIB:.1f} GiB, {os.cpu_count()} processors"
     return Check("memory", found, "" if total > 3 * GIB else "Training needs at least 4 GB; close other programs.")
-
-
-def memory_bytes() -> int:
-    """The machine's main memory."""
-    if sys.platform == "win32":
-        import ctypes
-
-        kilobytes = ctypes.c_uint64()
-        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
-        return kilobytes.value * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _disk() -> Check:

@@ -52,6 +52,7 @@ class Estimate:
     file: int
     memory: int
     seconds: float | None  # None: not known before a training of this model has run here
+    protection: str  # what keeps few-step pictures, settled for this model and machine
 
 
 def estimate(settings: TrainSettings, model: str, pictures: int, done: Sequence[RunView], card: bool) -> Estimate:
@@ -69,6 +70,7 @@ def estimate(settings: TrainSettings, model: str, pictures: int, done: Sequence[
         adapter_bytes(settings.lora, folder),
         memory(settings, folder, card),
         seconds,
+        settings.training.protection,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zit_app.core import paths
-from zit_app.service.doctor import memory_bytes
+from zit_app.core.machine import memory_bytes
 
 _MIB = 1 << 20
 

@@ -190,6 +190,9 @@ TABLE = {
     "train.model_help": "Model that learns",
     "train.name": "Name",
     "train.name_help": "Empty = the dataset's",
+    "train.auto_base": "Few-step pictures are protected: it learns on the weights of the undistilled model.",
+    "train.auto_tether": "Few-step pictures are protected by staying near the model. With its undistilled model here "
+    "(Models & settings) and memory for it, they would be kept better.",
     "train.trigger": "Trigger word",
     "train.trigger_help": "Word that will call it up; optional",
     "train.no_dataset": "No dataset is chosen.",

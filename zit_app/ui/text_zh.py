@@ -178,6 +178,9 @@ TABLE = {
     "train.model_help": "要训练的模型",
     "train.name": "名称",
     "train.name_help": "留空 = 数据集的名称",
+    "train.auto_base": "少步图片受到保护：在未蒸馏模型的权重上学习。",
+    "train.auto_tether": "少步图片通过贴近原模型得到保护。若本机有对应的未蒸馏模型（见“模型与设置”）"
+    "和足够的内存，会保持得更好。",
     "train.trigger": "触发词",
     "train.trigger_help": "用来唤起它的词；可不填",
     "train.no_dataset": "尚未选择数据集。",

@@ -146,6 +146,8 @@ class TrainTab:
         rank = settings.lora.network_dim
         plan = w("train.plan", pictures=count, steps=found.steps, rank=rank, **self._costs(found))
         lines = [cards.note(plan)]
+        if settings.training.protection == "auto" and found.protection != "none":
+            lines.append(cards.note(w(f"train.auto_{found.protection}")))
         room = max((card.total for card in machine().cards), default=machine().memory)
         if found.memory > budget_of(room):
             lines.append(cards.note(w("train.tight", memory=w.size(found.memory), room=w.size(room)), "warning"))
