@@ -4,7 +4,7 @@ from pathlib import Path
 
 from zit_app.core import paths
 from zit_app.core.machine import memory_bytes
-from zit_app.core.models import FOLDERS, list_models, read_flavour, weight_files
+from zit_app.core.models import FOLDERS, read_flavour
 
 UNDISTILLED = {"turbo": "base", "pocket": "pocket-base"}
 ROOM = 2  # times the undistilled weights: 12.3 GB of them wait in memory, so 32 GB are enough and 16 are not
@@ -12,9 +12,10 @@ ROOM = 2  # times the undistilled weights: 12.3 GB of them wait in memory, so 32
 
 def origin_of(model: Path) -> str | None:
     """Name of the model that the one in folder ``model`` was distilled from; None when that is not known."""
+    place = model.resolve()
     for name, base in UNDISTILLED.items():
-        places = (paths.models() / FOLDERS.get(name, name), paths.assets() / "pocket" / name)
-        if model.resolve() in (place.resolve() for place in places):
+        places = (paths.models() / FOLDERS.get(name, name), _place(name))
+        if place in (each.resolve() for each in places):
             return base
     return None
 
@@ -30,9 +31,14 @@ def best_protection(model: Path, named_base: str = "") -> str:
         return "none"
     if named_base:
         return "base"
-    places = {info.name: info.path for info in list_models() if info.ready}
-    place = places.get(origin_of(model) or "")
-    if place is None:
+    origin = origin_of(model)
+    place = None if origin is None else _place(origin)
+    if place is None or not (place / "model_index.json").is_file():
         return "tether"
-    weights = place / "transformer" if place.is_dir() else paths.assets() / "pocket" / place.name / "transformer"
-    return "base" if ROOM * sum(file.stat().st_size for file in weight_files(weights)) <= memory_bytes() else "tether"
+    size = sum(file.stat().st_size for file in (place / "transformer").glob("*.safetensors"))
+    return "base" if ROOM * size <= memory_bytes() else "tether"
+
+
+def _place(name: str) -> Path:
+    """Where a model lies, found without listing the others: the app asks this at every look."""
+    return paths.models() / FOLDERS[name] if name in FOLDERS else paths.assets() / "pocket" / name

@@ -13,6 +13,9 @@ from zit_app.ui.text import LANGUAGES, preferred
 from zit_app.ui.theme import ICON, STYLE, theme
 
 COOKIE = "zit_language"
+# Seconds between two looks of Gradio into an empty queue of events, as it has it on Windows. Elsewhere it looks a
+# thousand times a second, for each language: more than half of what an app at rest costs.
+REST = 0.05
 
 
 def mounted(build: Callable[[str], gr.Blocks], host: str, port: int, **more: Any) -> FastAPI:
@@ -39,9 +42,10 @@ def mounted(build: Callable[[str], gr.Blocks], host: str, port: int, **more: Any
         return answer
 
     for language in LANGUAGES:
+        page = build(language)
         gr.mount_gradio_app(
             app,
-            build(language),
+            page,
             path=f"/{language}",
             root_path=f"/{language}",  # unqueued events of a mounted app do not find it out by themselves
             server_name=host,
@@ -57,6 +61,7 @@ def mounted(build: Callable[[str], gr.Blocks], host: str, port: int, **more: Any
             favicon_path=str(ICON),
             **more,
         )
+        page._queue.sleep_when_free = REST
     return app
 
 
