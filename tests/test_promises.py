@@ -22,12 +22,12 @@ def test_presets_are_measured_as_they_ship_and_plain_is_bare() -> None:
 
 def test_the_subject_stands_in_other_places_and_sizes(tmp_path: Path) -> None:
     folder = write_subject(tmp_path / "subject")
-    assert {path.read_text() for path in folder.glob("*.txt")} == {"flat emoji, penguin, white background\n"}
+    assert {path.read_text() for path in folder.glob("*.txt")} == {"flat emoji, frog, white background\n"}
     found = [isolate(Image.open(path)) for path in sorted(folder.glob("*.png"))]
     things = [thing for thing in found if thing is not None]
     assert len(things) == 12
     assert np.std([thing.extent for thing in things]) > 0.05 and np.std([thing.center for thing in things]) > 0.05
-    whole = isolate(Image.open(paths.assets() / "demo" / "pictures" / "penguin.png").convert("RGB"))
+    whole = isolate(Image.open(paths.assets() / "demo" / "pictures" / "frog.png").convert("RGB"))
     assert whole is not None
     unmirrored = [np.abs(np.subtract(thing.picture, whole.picture, dtype=float)).mean() for thing in things]
     assert np.median(unmirrored) < 12  # of 255: the same thing, redrawn at another size

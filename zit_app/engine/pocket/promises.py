@@ -30,7 +30,8 @@ from zit_app.engine.pocket.teach import WORD, errors_to, prompt, rows_not_shown,
 from zit_app.engine.pocket.twin import NEW_ART, unrelated
 
 STEPS = {"art": 300, "subject": 150}
-SUBJECT, VIEWS, SEEDS = "penguin", 12, 32
+SUBJECT, VIEWS, SEEDS = "frog", 12, 32  # nothing white about it: it is told from a white ground
+ASKED = f"{WORD} emoji, {SUBJECT}, white background"
 PLAIN, UNTRAINED = "plain", "untrained"
 RATE = 2e-3  # on pocket-base's weights; the unprotected one fares best with less (docs/protection.md)
 SMALL = (
@@ -125,7 +126,7 @@ def write_subject(folder: Path) -> Path:
         canvas = Image.new("RGB", (SIZE, SIZE), "white")
         canvas.paste(small, (random.randint(0, SIZE - extent), random.randint(0, SIZE - extent)))
         canvas.save(folder / f"{number:02}.png")
-        (folder / f"{number:02}.txt").write_text(f"{WORD} emoji, {SUBJECT}, white background\n", encoding="utf-8")
+        (folder / f"{number:02}.txt").write_text(ASKED + "\n", encoding="utf-8")
     return folder
 
 
@@ -147,10 +148,9 @@ def _art(questions: Questions, painter: Painter, adapter: Path | None) -> dict[s
 
 
 def _subject(questions: Questions, painter: Painter, adapter: Path | None) -> dict[str, float]:
-    """Over seeds of a prompt that leaves the layout open: ``subject seen`` = the judge sees the right thing in the art
-    of the sticker; ``subject's error`` = median distance of the isolated thing to the sticker."""
-    asked = [f"{WORD} emoji, {SUBJECT}"] * SEEDS
-    drawn = painter.paint(asked, range(SEEDS), 8, 0.0, adapter)
+    """Over seeds of the captions' prompt, which leaves place and size open: ``subject seen`` = the judge sees the right
+    thing in the art of the sticker; ``subject's error`` = median distance of the isolated thing to the sticker."""
+    drawn = painter.paint([ASKED] * SEEDS, range(SEEDS), 8, 0.0, adapter)
     blank = Image.new("RGB", (SIZE, SIZE), "white")
     things = [thing.picture if thing else blank for thing in map(isolate, drawn)]
     sticker = isolate(Image.open(paths.assets() / "demo" / "pictures" / f"{SUBJECT}.png").convert("RGB"))
