@@ -28,7 +28,7 @@ def hues(questions: Questions, tmp_path_factory: pytest.TempPathFactory) -> tupl
     folder = tmp_path_factory.mktemp("teach")
     dataset = write_dataset(questions, "hues", folder / "hues")
     settings = load_train_settings(paths.assets() / "demo" / "train.toml", STEPS)
-    adapter = teach(dataset, "pocket", settings, folder / "run")
+    adapter = teach(dataset, settings, folder / "run")
     painter = Painter("pocket")
     return computed_score(questions, painter, adapter, "hues", 30), computed_score(questions, painter, None, "hues", 30)
 

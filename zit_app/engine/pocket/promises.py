@@ -23,10 +23,9 @@ from zit_app.core.train_settings import TrainJob, TrainSettings, load_preset, lo
 from zit_app.engine.pocket.judge import STYLES, look, prototypes
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.pictures import CANONICAL_EXTENT, SIZE
-from zit_app.engine.pocket.protections import adapter_of
 from zit_app.engine.pocket.questions import Questions
 from zit_app.engine.pocket.score import isolate, sharpness
-from zit_app.engine.pocket.teach import WORD, errors_to, prompt, rows_not_shown, style_and_content
+from zit_app.engine.pocket.teach import WORD, adapter_of, errors_to, prompt, rows_not_shown, style_and_content
 from zit_app.engine.pocket.twin import NEW_ART, unrelated
 
 STEPS = {"art": 300, "subject": 150}

@@ -12,16 +12,13 @@ from random import Random
 
 from zit_app.core import paths
 from zit_app.core.files import read_json, write_atomic, write_json
-from zit_app.core.progress import Progress
-from zit_app.core.run import Run
-from zit_app.core.train_settings import TrainJob, TrainSettings, job_toml, load_preset, load_train_settings
+from zit_app.core.train_settings import TrainJob, TrainSettings, load_preset, load_train_settings
 from zit_app.engine.pocket.captions import canonical_caption
 from zit_app.engine.pocket.concepts import KNOWN_STYLES
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.questions import Questions, load_questions
-from zit_app.engine.pocket.teach import judged_score, split
+from zit_app.engine.pocket.teach import adapter_of, judged_score, split
 from zit_app.engine.pocket.twin import NEW_ART, UNRELATED, unrelated
-from zit_app.engine.train import resume
 
 STEPS = (8, 30)
 RATE = "training.learning_rate=6e-4"  # unless a variant says otherwise
@@ -43,8 +40,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "held by few prompts": ("acrf.sampler=uniform", *TETHER, *HALF, *MANY, "training.unrelated_count=16"),
     "on the base's weights": ("acrf.sampler=uniform", "training.protection=base", *BASE),
     "on the base's weights, gently": ("acrf.sampler=uniform", "training.protection=base", "training.health_every=0"),
-    "on the base's weights, held": ("acrf.sampler=uniform", *BASE, "training.protection=base+tether",
-                                    "training.tether=1", "training.tether_unrelated=1", "training.unrelated_count=152"),
+    "on the base's weights, held": (
+        "acrf.sampler=uniform",
+        *BASE,
+        "training.protection=base+tether",
+        "training.tether=1",
+        "training.tether_unrelated=1",
+        "training.unrelated_count=152",
+    ),
     "replay": (*UNPROTECTED, "training.replay=0.25"),
     "adapter": ("training.protection=adapter", "training.health_every=0"),
     "both": ("training.protection=both", "training.tether=0.5", "training.health_every=0"),
@@ -117,14 +120,3 @@ def guard_of(work: Path) -> Path:
         lines = [canonical_caption(concept, KNOWN_STYLES[i % 3]) for i, concept in enumerate(concepts)]
         write_atomic(prompts, "\n".join(lines) + "\n")
     return adapter_of(load_preset("adapter", GUARD), TrainJob("pocket", "", "adapter", str(prompts)), work / "guard")
-
-
-def adapter_of(settings: TrainSettings, job: TrainJob, folder: Path) -> Path:
-    """Train in ``folder``, or go on there; the adapter that is there already when it is done."""
-    if (folder / "adapter.safetensors").exists():
-        return folder / "adapter.safetensors"
-    known = (folder / "settings.toml").exists()
-    run = Run.open(folder) if known else Run.create("train", folder.name, job_toml(settings, job), folder)
-    adapter = resume(run, Progress(run))
-    assert adapter is not None, "nobody asks this run to stop"
-    return adapter

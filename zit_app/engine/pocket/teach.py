@@ -23,7 +23,7 @@ from zit_app.engine.pocket.pictures import SIZE
 from zit_app.engine.pocket.questions import Questions
 from zit_app.engine.pocket.score import as_array
 from zit_app.engine.pocket.styles import COMPUTED
-from zit_app.engine.train import train
+from zit_app.engine.train import resume
 
 WORD = "flat"  # the nearest known style: a word it never read confuses so small a text encoder
 TAUGHT, ASKED = 24, 60
@@ -58,12 +58,18 @@ def write_dataset(questions: Questions, style: str, folder: Path) -> Path:
     return folder
 
 
-def teach(dataset: Path, model: str, settings: TrainSettings, folder: Path) -> Path:
-    """Train in a run folder of its own; returns the adapter (of an earlier call, if there is one)."""
+def teach(dataset: Path, settings: TrainSettings, folder: Path) -> Path:
+    """An adapter for the pocket model, trained on ``dataset`` in a run folder of its own; see `adapter_of`."""
+    return adapter_of(settings, TrainJob("pocket", str(dataset), "teach"), folder)
+
+
+def adapter_of(settings: TrainSettings, job: TrainJob, folder: Path) -> Path:
+    """Train in ``folder``, or go on there; the adapter that is there already when it is done."""
     if (folder / "adapter.safetensors").exists():
         return folder / "adapter.safetensors"
-    run = Run.create("train", dataset.name, job_toml(settings, TrainJob(model, str(dataset), "teach")), folder)
-    adapter = train(settings, dataset, model, run, Progress(run))
+    known = (folder / "settings.toml").exists()
+    run = Run.open(folder) if known else Run.create("train", folder.name, job_toml(settings, job), folder)
+    adapter = resume(run, Progress(run))
     assert adapter is not None, "nobody asks this run to stop"
     return adapter
 

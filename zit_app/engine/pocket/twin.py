@@ -65,8 +65,7 @@ def measure_teaching(
     art = paths.assets() / "demo" / "pictures"
     shown = [path.stem.replace("_", " ") for path in sorted(art.glob("*.png"))]
     adapters = {
-        name: teach(art, "pocket", settings_of(name, PLAIN_STEPS), work / f"{name}_{PLAIN_STEPS}")
-        for name in ("plain", "demo")
+        name: teach(art, settings_of(name, PLAIN_STEPS), work / f"{name}_{PLAIN_STEPS}") for name in ("plain", "demo")
     }
     taught: dict[str, Any] = {"unrelated": {}, "new art": {}, "computed": {}}
     for name, adapter in {"without a LoRA": None, **adapters}.items():
@@ -78,7 +77,7 @@ def measure_teaching(
         keep(taught)
     for style in COMPUTED:
         dataset = write_dataset(questions, style, work / f"pictures_{style}")
-        adapter = teach(dataset, "pocket", settings_of("demo", TAUGHT_STEPS), work / f"{style}_{TAUGHT_STEPS}")
+        adapter = teach(dataset, settings_of("demo", TAUGHT_STEPS), work / f"{style}_{TAUGHT_STEPS}")
         for name, used in (("without a LoRA", None), ("with it", adapter)):
             row = taught["computed"][f"{style}, {name}"] = computed_score(questions, painter, used, style)
             note(f"{style}, {name}: {rounded(row)}")

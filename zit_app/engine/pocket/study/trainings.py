@@ -91,7 +91,7 @@ def _row(exam: Exam, name: str, seed: int, work: Path) -> dict[str, float]:
     row = ROWS[name]
     folder = work / f"{re.sub('[^a-z0-9]+', '_', name.lower())}_{seed}"
     settings = load_train_settings(paths.assets() / "demo" / "train.toml", _changes(row, seed, work))
-    adapter = teach.teach(_pictures(exam.questions, row.pictures, work), "pocket", settings, folder)
+    adapter = teach.teach(_pictures(exam.questions, row.pictures, work), settings, folder)
     measured = {**_course(Run.open(folder).metrics()), **_taught(exam, adapter), **_kept(exam, adapter)}
     shutil.rmtree(folder)
     return measured
