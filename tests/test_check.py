@@ -111,7 +111,7 @@ def test_the_report_has_the_agreed_form(tmp_path: Path, capsys: pytest.CaptureFi
     assert report["set"]["count"] == 2 and report["set"]["advice"]
     assert main(["check", str(tmp_path), "--resolution", "128"]) == 0
     said = capsys.readouterr().out
-    assert "two.png: duplicate of, no caption" in said and "torn.png: not used" in said
+    assert "two.png: duplicate of one.png, no caption" in said and "torn.png: not used" in said
     assert main(["check", str(tmp_path / "nowhere")]) == 1
 
 

@@ -50,11 +50,16 @@ def add(command: Callable[..., Any]) -> None:
 
 
 def _words(report: Any) -> str:
+    """Each picture with its flags, then what to do about each flag, once however many pictures have it."""
+    from zit_app.data.health.report import ADVICE
+
     lines = []
     for one in report.pictures:
-        if one.flags:
-            lines.append(f"{_shown(one.file)}: {', '.join(flag.replace('_', ' ') for flag in one.flags)}")
-            lines.append(f"    {one.advice}")
+        names = {flag: flag.replace("_", " ") for flag in one.flags}
+        if one.duplicate_of:
+            names["duplicate_of"] += f" {_shown(one.duplicate_of)}"
+        if names:
+            lines.append(f"{_shown(one.file)}: {', '.join(names.values())}")
         if "writing" in one.flags:
             more = f" … ({len(one.writing)} lines)" if len(one.writing) > READ_OUT else ""
             lines.append(f"    It reads: {' / '.join(one.writing[:READ_OUT])}{more}")
@@ -62,6 +67,10 @@ def _words(report: Any) -> str:
     found = report.set
     healthy = sum(not one.flags for one in report.pictures)
     lines.append(f"{found['count']} pictures, {healthy} without a flag; {found['unreadable']} files not used.")
+    counts = sorted(found["flags"].items(), key=lambda one: -one[1])
+    lines += [
+        f"{flag.replace('_', ' ')} ({count}): {ADVICE[flag].format(other='the one named')}" for flag, count in counts
+    ]
     return "\n".join([*lines, *found["advice"]])
 
 
