@@ -28,8 +28,9 @@ from zit_app.engine.pocket.score import isolate, sharpness
 from zit_app.engine.pocket.teach import WORD, adapter_of, errors_to, prompt, rows_not_shown, style_and_content
 from zit_app.engine.pocket.twin import NEW_ART, unrelated
 
-STEPS = {"art": 300, "subject": 150}
+STEPS = {"art": 300, "subject": 400}
 SUBJECT, VIEWS, SEEDS = "frog", 12, 32  # nothing white about it: it is told from a white ground
+SMALLEST = 84  # pixels of the subject, of 128: in smaller ones the model's latents hold no eyes
 ASKED = f"{WORD} emoji, {SUBJECT}, white background"
 PLAIN, UNTRAINED = "plain", "untrained"
 RATE = 2e-3  # on pocket-base's weights; the unprotected one fares best with less (docs/protection.md)
@@ -54,6 +55,8 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> preset, changes
     # What the documents advise instead (000 §6.2.3 and §6.3.3: style, frequency and unified losses).
     "portrait, style loss": ("portrait", ("acrf.loss_mode=style",)),
     "detail, frequency loss": ("detail", ("acrf.loss_mode=frequency", "acrf.lambda_fft=0")),
+    "detail, rank 32": ("detail", ("lora.network_dim=32", "lora.network_alpha=32")),
+    "detail, all levels alike": ("detail", ("acrf.sampler=uniform",)),
     "balanced, unified loss": ("balanced", ("acrf.loss_mode=unified",)),
 }
 # Of each measure, whether more or less is better; "sharpness" is of the new art, over the untrained model's flat art.
@@ -118,7 +121,7 @@ def write_subject(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     random, sticker = Random(5), subject_sticker()
     for number in range(VIEWS):
-        extent = random.randint(64, CANONICAL_EXTENT)
+        extent = random.randint(SMALLEST, CANONICAL_EXTENT)
         small = sticker.resize((extent, extent), Image.Resampling.LANCZOS)
         if random.random() < 0.3:
             small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
