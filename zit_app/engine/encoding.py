@@ -50,6 +50,7 @@ REASONS = {
     "format": "another number format",
 }
 
+
 @dataclass
 class Part:
     """One half of a cache: what each picture's tensor depends on, and what of it was built or is lacking still."""
