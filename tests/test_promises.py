@@ -17,7 +17,7 @@ def test_presets_are_measured_as_they_ship_and_plain_is_bare() -> None:
     plain, detail = settings_of(PLAIN, "art", 0), settings_of("detail", "art", 3)
     assert plain.training.protection == "none" and plain.acrf.sampler == "uniform" and plain.acrf.base == "mse"
     assert plain.training.max_steps == detail.training.max_steps and plain.dataset == detail.dataset
-    assert detail.training.seed == 3 and detail.acrf.lambda_fft > 0
+    assert detail.training.seed == 3 and detail.training.protection == "auto"
 
 
 def test_the_subject_stands_in_other_places_and_sizes(tmp_path: Path) -> None:
@@ -36,5 +36,15 @@ def test_the_subject_stands_in_other_places_and_sizes(tmp_path: Path) -> None:
 def test_ranks_share_places_and_know_which_way_is_better() -> None:
     good = dict.fromkeys(BETTER, 1.0) | {"subject's error": 0.1}
     bad = dict.fromkeys(BETTER, 0.5) | {"subject's error": 0.2}
-    rows = {"untrained": bad, "a, seed 0": good, "a, seed 1": bad, "b, seed 0": bad, "c, x, seed 0": bad}
+    rows = {"untrained": good, "a, seed 0": good, "a, seed 1": bad, "b, seed 0": bad, "c, x, seed 0": bad}
+    rows["real pictures"] = {"sharpness": 0.6}
     assert mean_ranks(rows) == {"a": 1.0, "b": pytest.approx(2.5), "c, x": pytest.approx(2.5)}
+
+
+def test_sharper_than_real_pictures_is_no_better() -> None:
+    one = dict.fromkeys(BETTER, 0.5)
+    rows = {"untrained": one, "real pictures": {"sharpness": 0.6}}
+    rows |= {"a, seed 0": one | {"sharpness": 0.7}, "b, seed 0": one | {"sharpness": 0.9}}
+    rows |= {"c, seed 0": one | {"unrelated sharpness": 0.9}}
+    places = mean_ranks(rows)
+    assert places["a"] == places["b"] < places["c"]

@@ -9,6 +9,7 @@ subject).
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -21,6 +22,7 @@ from zit_app.core import paths
 from zit_app.core.files import read_json, write_json
 from zit_app.core.train_settings import TrainJob, TrainSettings, load_preset, load_train_settings
 from zit_app.engine.pocket.judge import STYLES, look, prototypes
+from zit_app.engine.pocket.measure import through_vae
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.pictures import CANONICAL_EXTENT, SIZE
 from zit_app.engine.pocket.questions import Questions
@@ -32,7 +34,7 @@ STEPS = {"art": 300, "subject": 400}
 SUBJECT, VIEWS, SEEDS = "frog", 12, 32  # nothing white about it: it is told from a white ground
 SMALLEST = 84  # pixels of the subject, of 128: in smaller ones the model's latents hold no eyes
 ASKED = f"{WORD} emoji, {SUBJECT}, white background"
-PLAIN, UNTRAINED = "plain", "untrained"
+PLAIN, UNTRAINED, REAL = "plain", "untrained", "real pictures"
 RATE = 2e-3  # on pocket-base's weights; the unprotected one fares best with less (docs/protection.md)
 SMALL = (
     f"training.learning_rate={RATE}",
@@ -47,28 +49,25 @@ SMALL = (
     "training.compute=bf16",
     "dataset.batch_size=8",
 )
+RANK_16 = ("lora.network_dim=16", "lora.network_alpha=16")
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> preset, changes
     "portrait": ("portrait", ()),
     "style": ("style", ()),
     "detail": ("detail", ()),
     "balanced": ("balanced", ()),
+    "portrait, rank 16": ("portrait", RANK_16),
+    "detail, spectrum term": ("detail", ("acrf.lambda_fft=0.1",)),
+    "detail, nodes and spectrum term": ("detail", ("acrf.sampler=mixture", "acrf.lambda_fft=0.1")),
     # What the documents advise instead (000 §6.2.3 and §6.3.3: style, frequency and unified losses).
-    "portrait, style loss": ("portrait", ("acrf.loss_mode=style",)),
-    "detail, frequency loss": ("detail", ("acrf.loss_mode=frequency", "acrf.lambda_fft=0")),
-    "detail, rank 32": ("detail", ("lora.network_dim=32", "lora.network_alpha=32")),
-    "detail, all levels alike": ("detail", ("acrf.sampler=uniform",)),
+    "portrait, style loss": ("portrait", ("acrf.loss_mode=style", *RANK_16)),
+    "detail, frequency loss": ("detail", ("acrf.loss_mode=frequency", "acrf.sampler=mixture")),
     "balanced, unified loss": ("balanced", ("acrf.loss_mode=unified",)),
 }
-# Of each measure, whether more or less is better; "sharpness" is of the new art, over the untrained model's flat art.
+# Of each measure, whether more or less is better; "sharpness" is of the new art.
 BETTER = {
     "style seen": 1, "content": 1, "sharpness": 1, "subject seen": 1, "subject's error": -1,
     "unrelated content": 1, "unrelated sharpness": 1,
 }  # fmt: skip
-PROMISE = {
-    "portrait": ("subject seen", "subject's error"),
-    "style": ("style seen", "content"),
-    "detail": ("sharpness",),
-}
 
 
 def measure_promises(
@@ -78,13 +77,17 @@ def measure_promises(
     variants: Sequence[str] = (PLAIN, *VARIANTS),
     note: Callable[[str], None] = print,
 ) -> dict[str, dict[str, float]]:
-    """Measures by variant and seed ("style, seed 0"), and those of the untrained model.
+    """Measures by variant and seed ("style, seed 0"), those of the untrained model, and the ceiling: real pictures.
 
     Everything lies below ``work``; its `promises.json` is rewritten after each row, so that it can be interrupted.
     """
     file, painter = work / "promises.json", Painter("pocket")
     rows: dict[str, dict[str, float]] = read_json(file) if file.exists() else {}
     data = {"art": paths.assets() / "demo" / "pictures", "subject": write_subject(work / "subject")}
+    if REAL not in rows:
+        rows[REAL] = _ceilings(questions, painter, data)
+        write_json(file, rows)
+        note(f"{REAL}: {json.dumps(rows[REAL])}")
     wanted = [(UNTRAINED, UNTRAINED, 0)]
     wanted += [(f"{name}, seed {seed}", name, seed) for seed in seeds for name in variants]
     for label, name, seed in wanted:
@@ -152,7 +155,10 @@ def _art(questions: Questions, painter: Painter, adapter: Path | None) -> dict[s
 def _subject(questions: Questions, painter: Painter, adapter: Path | None) -> dict[str, float]:
     """Over seeds of the captions' prompt, which leaves place and size open: ``subject seen`` = the judge sees the right
     thing in the art of the sticker; ``subject's error`` = median distance of the isolated thing to the sticker."""
-    drawn = painter.paint([ASKED] * SEEDS, range(SEEDS), 8, 0.0, adapter)
+    return _recognised(questions, painter.paint([ASKED] * SEEDS, range(SEEDS), 8, 0.0, adapter))
+
+
+def _recognised(questions: Questions, drawn: list[Image.Image]) -> dict[str, float]:
     blank = Image.new("RGB", (SIZE, SIZE), "white")
     things = [thing.picture if thing else blank for thing in map(isolate, drawn)]
     sticker = isolate(Image.open(paths.assets() / "demo" / "pictures" / f"{SUBJECT}.png").convert("RGB"))
@@ -167,15 +173,29 @@ def _subject(questions: Questions, painter: Painter, adapter: Path | None) -> di
     }
 
 
+def _ceilings(questions: Questions, painter: Painter, data: dict[str, Path]) -> dict[str, float]:
+    """What the data sets' own pictures get once the model's autoencoder has redrawn them."""
+    art, subject = ([Image.open(file).convert("RGB") for file in sorted(data[kind].glob("*.png"))] for kind in data)
+    drawn = through_vae(painter, [picture.resize((SIZE, SIZE)) for picture in art])
+    return {"sharpness": sharpness(drawn), **_recognised(questions, through_vae(painter, subject))}
+
+
 def _unrelated(questions: Questions, painter: Painter, adapter: Path | None) -> dict[str, float]:
     kept = unrelated(questions, painter, adapter, 8)
     return {"unrelated content": kept["content"], "unrelated sharpness": kept["sharpness"]}
 
 
 def mean_ranks(rows: dict[str, dict[str, float]]) -> dict[str, float]:
-    """By variant: its mean place (1 = best) over all measures, of the means over seeds; equal ones share a place."""
-    names = sorted({label.rsplit(", seed", 1)[0] for label in rows if label != UNTRAINED})
-    means = {name: {key: _mean(rows, name, key) for key in BETTER} for name in names}
+    """By variant: its mean place (1 = best) over all measures, of the means over seeds; equal ones share a place.
+
+    Sharper than the real pictures, or elsewhere than the untrained model's, is no better: ripples are sharp, too.
+    """
+    names = sorted({label.rsplit(", seed", 1)[0] for label in rows if label not in (UNTRAINED, REAL)})
+    enough = {
+        "sharpness": rows[REAL]["sharpness"],
+        "unrelated sharpness": rows[UNTRAINED]["unrelated sharpness"],
+    }
+    means = {name: {key: min(_mean(rows, name, key), enough.get(key, math.inf)) for key in BETTER} for name in names}
     places: dict[str, list[float]] = {name: [] for name in names}
     for key, sign in BETTER.items():
         values = torch.tensor([sign * means[name][key] for name in names])
