@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from zit_app.core import paths
-from zit_app.core.train_settings import preset_names
+from zit_app.core.train_settings import load_preset, preset_names
 from zit_app.engine.pocket.promises import BETTER, PLAIN, VARIANTS, mean_ranks, settings_of, write_subject
 from zit_app.engine.pocket.score import isolate
 
@@ -17,7 +17,11 @@ def test_presets_are_measured_as_they_ship_and_plain_is_bare() -> None:
     plain, detail = settings_of(PLAIN, "art", 0), settings_of("detail", "art", 3)
     assert plain.training.protection == "none" and plain.acrf.sampler == "uniform" and plain.acrf.base == "mse"
     assert plain.training.max_steps == detail.training.max_steps and plain.dataset == detail.dataset
-    assert detail.training.seed == 3 and detail.training.protection == "auto"
+    assert detail.training.seed == 3
+    for name in (name for name, (_, changes) in VARIANTS.items() if not changes):
+        shipped, measured = load_preset(name), settings_of(name, "subject", 0)
+        assert (measured.acrf, measured.lora) == (shipped.acrf, shipped.lora)
+        assert measured.training.protection == shipped.training.protection == "auto"
 
 
 def test_the_subject_stands_in_other_places_and_sizes(tmp_path: Path) -> None:
