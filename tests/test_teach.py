@@ -1,9 +1,12 @@
 """A LoRA on 24 pictures teaches the pocket model a style it has never seen; smaller than the card's measurement."""
 
+from pathlib import Path
+
 import pytest
 
 from zit_app.core import paths
-from zit_app.core.train_settings import load_train_settings
+from zit_app.core.run import Run
+from zit_app.core.train_settings import TrainJob, job_toml, load_train_settings
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.questions import Questions, load_questions
 from zit_app.engine.pocket.teach import computed_score, judged_score, split, teach, write_dataset
@@ -47,3 +50,14 @@ def test_the_right_truth_is_found_more_often(hues: tuple[dict[str, float], dict[
 def test_without_a_lora_nothing_looks_like_a_sticker(questions: Questions) -> None:
     score = judged_score(questions, Painter("pocket"), None, "flat", "twemoji", count=30)
     assert score["style"] <= 0.3
+
+
+def test_an_interrupted_training_is_gone_on_with_and_a_finished_one_kept(tmp_path: Path) -> None:
+    """A study is killed within a row more often than between two."""
+    pictures = paths.assets() / "demo" / "pictures"
+    settings = load_train_settings(paths.assets() / "demo" / "train.toml", [*STEPS, "training.max_steps=2"])
+    folder = tmp_path / "row"
+    Run.create("train", "row", job_toml(settings, TrainJob("pocket", str(pictures), "teach")), folder)
+    adapter = teach(pictures, settings, folder)
+    written = adapter.stat().st_mtime_ns
+    assert teach(pictures, settings, folder) == adapter and adapter.stat().st_mtime_ns == written
