@@ -215,6 +215,7 @@ def test_protections_change_the_training_and_survive_an_interruption(
     everything = changed(
         protection="both", protection_adapter=str(guard), replay=0.5, tether_unrelated=1.0, ema_decay=0.9
     )
+    null_space = changed(protection="null_space", ema_decay=0.9)
     variants = {
         "none": base,
         "tether": changed(protection="tether"),
@@ -225,6 +226,8 @@ def test_protections_change_the_training_and_survive_an_interruption(
         "base and tether": changed(
             protection="base+tether", protection_base=str(undistilled), tether_unrelated=1.0, replay=0.5
         ),
+        "null space": null_space,
+        "null space, less": changed(protection="null_space", null_space=0.3),
         "replay": changed(replay=1.0),
         "everything": everything,
     }
@@ -235,11 +238,12 @@ def test_protections_change_the_training_and_survive_an_interruption(
             keys = [key for key in states[name] if key.startswith("lora")]
             assert any(not torch.equal(states[name][key], states[other][key]) for key in keys), (name, other)
 
-    run = new_run(tmp_path / "halves", everything, cache.dataset, tiny_model)
-    assert resume(run, stop_at(run, 1)) is None
-    again = Run.open(run.folder)
-    assert resume(again, Progress(again)) is not None
-    assert_identical(trained(run, 2), states["everything"])
+    for name in ("everything", "null space"):
+        run = new_run(tmp_path / f"halves of {name}", variants[name], cache.dataset, tiny_model)
+        assert resume(run, stop_at(run, 1)) is None
+        again = Run.open(run.folder)
+        assert resume(again, Progress(again)) is not None
+        assert_identical(trained(run, 2), states[name])
 
 
 @pytest.mark.parametrize(
@@ -263,6 +267,14 @@ def test_contradictions_are_refused_before_the_first_step(
     assert caught.value.remedy and run.state() == "failed" and not run.metrics()
 
 
+def test_learning_in_a_null_space_is_for_loras(cache: Cache, tiny_model: Path, tmp_path: Path) -> None:
+    settings = small_settings(protection="null_space")
+    settings = replace(settings, lora=replace(settings.lora, network_type="lokr"))
+    run = new_run(tmp_path / "run", settings, cache.dataset, tiny_model)
+    with pytest.raises(ZitError, match="not with lokr"):
+        resume(run, Progress(run))
+
+
 def test_an_undistilled_model_of_another_size_is_refused(cache: Cache, tiny_model: Path, tmp_path: Path) -> None:
     wider = make_tiny_model(tmp_path / "wider", n_layers=3)
     settings = small_settings(protection="base", protection_base=str(wider))
@@ -282,20 +294,23 @@ def test_the_embedded_models_know_each_other(home: Path) -> None:
 def test_the_best_protection_is_settled_when_a_run_is_made(
     home: Path, tiny_model: Path, undistilled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settled_for(model: str, **training: Any) -> str:
-        return job_toml(small_settings(protection="auto", **training), TrainJob(model, "pictures"))
+    def settled_for(model: str, kind: str = "lora", **training: Any) -> str:
+        settings = small_settings(protection="auto", **training)
+        lora = replace(settings.lora, network_type=kind)
+        return job_toml(replace(settings, lora=lora), TrainJob(model, "pictures"))
 
     assert 'protection = "base"' in settled_for("pocket")
     assert 'protection = "none"' in settled_for("pocket-base")  # it has no few steps to lose
-    assert 'protection = "tether"' in settled_for(str(tiny_model))  # nobody knows what it was distilled from
+    assert 'protection = "null_space"' in settled_for(str(tiny_model))  # nobody knows what it was distilled from
+    assert 'protection = "tether"' in settled_for(str(tiny_model), "lokr")  # the other is for LoRAs
     assert 'protection = "base"' in settled_for(str(tiny_model), protection_base=str(undistilled))
     turbo = paths.models() / "Z-Image-Turbo"
     shutil.copytree(tiny_model, turbo)
-    assert 'protection = "tether"' in settled_for("turbo")
+    assert 'protection = "null_space"' in settled_for("turbo")
     shutil.copytree(undistilled, paths.models() / "Z-Image")
     assert 'protection = "base"' in settled_for("turbo")
     monkeypatch.setattr("zit_app.core.undistilled.memory_bytes", lambda: 1000)  # too little for a second set of weights
-    assert 'protection = "tether"' in settled_for("turbo")
+    assert 'protection = "null_space"' in settled_for("turbo")
     with pytest.raises(ZitError, match="no model 'nowhere'"):
         settled_for("nowhere")
 

@@ -114,6 +114,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "protection": ("none", TETHERED),
     "tether": (50.0, TETHERED),
     "tether_unrelated": (1.0, TETHERED),
+    "null_space": (0.2, {"protection": "null_space"}),
     "replay": (1.0, {}),
     "unrelated_prompts": ("PROMPTS", {"replay": 1.0}),
     "unrelated_count": (3, {"replay": 1.0}),

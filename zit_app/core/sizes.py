@@ -12,6 +12,7 @@ from zit_app.core.files import read_json
 from zit_app.core.train_settings import LoraSettings
 
 ALPHA_BYTES = 4  # one number a layer, fp32
+NULL_SPACE_DIRECTIONS = 512  # of each input at the most
 MODULATION = 256  # inputs of adaLN, at the most
 _TIME_INNER, _TIME_INPUTS = 1024, 256  # of the embedding of the noise level
 _NF4_BLOCK = 64
@@ -157,6 +158,13 @@ def adapter_bytes(lora: LoraSettings, model: Path) -> int:
     """Its file without the header: matrices in bf16, DoRA's lengths in fp32, an alpha a layer."""
     layers = _adapter(lora, transformer_config(model))
     return sum(4 * vectors + 2 * matrices + ALPHA_BYTES for vectors, matrices in layers)
+
+
+def null_space_numbers(lora: LoraSettings, config: Config) -> int:
+    """Of the directions that `training.protection = "null_space"` keeps: one set for each input that layers share."""
+    shapes = _shapes(int(config["dim"]), "feed_forward" in lora.targets)
+    widths = [shapes[first][1] for first in (0, 3, 4, 6) if first < len(shapes)]  # of q k v; out; w1 w3; w2
+    return int(config["n_layers"]) * sum(width * min(width, NULL_SPACE_DIRECTIONS) for width in widths)
 
 
 def _adapter(lora: LoraSettings, config: Config) -> list[tuple[int, int]]:

@@ -214,8 +214,15 @@ class TrainingSettings:
     protection: str = setting(
         "none",
         "What keeps few-step pictures as they are: staying near the untrained model, a training adapter, both; or "
-        "learning on the undistilled model's weights, alone or staying near them; auto = the best that is here",
-        choices=("none", "auto", "tether", "adapter", "both", "base", "base+tether"),
+        "learning on the undistilled model's weights, alone or staying near them; or learning where unrelated prompts "
+        "are hardly disturbed (null_space); auto = the best that is here",
+        choices=("none", "auto", "tether", "adapter", "both", "base", "base+tether", "null_space"),
+    )
+    null_space: float = setting(
+        0.75,
+        "null_space: share of the directions used by unrelated prompts that is held; more holds harder, learns slower",
+        minimum=0.01,
+        maximum=0.99,
     )
     tether: float = setting(
         0.5, "Weight of staying near the untrained model at the nodes (Huber 0.08)", minimum=0.0, maximum=100.0
@@ -241,7 +248,7 @@ class TrainingSettings:
     unrelated_prompts: str = setting("", "Text file of prompts that have nothing to do with the pictures; empty = ours")
     unrelated_count: int = setting(
         16,
-        "How many of them the tether and the replay know; more hold better, each costs one picture and 16 MB (1024²)",
+        "How many of them tether, replay and null_space know: more hold better, each costs a picture and 16 MB (1024²)",
         minimum=1,
         maximum=1024,
     )
@@ -257,6 +264,11 @@ class TrainingSettings:
     def tethered(self) -> bool:
         """Whether the trained model is held near the untrained one."""
         return self.protection in ("tether", "both", "base+tether") and self.tether > 0
+
+    @property
+    def asks_unrelated(self) -> bool:
+        """Whether the training, and not only its health curves, needs prompts that are not about the pictures."""
+        return (self.tethered and self.tether_unrelated > 0) or self.replay > 0 or self.protection == "null_space"
 
     @property
     def on_undistilled(self) -> bool:
@@ -352,7 +364,7 @@ def settled(settings: TrainSettings, model: Path) -> TrainSettings:
     training = settings.training
     if training.protection != "auto":
         return settings
-    protection = best_protection(model, training.protection_base)
+    protection = best_protection(model, training.protection_base, settings.lora.network_type)
     return replace(settings, training=replace(training, protection=protection))
 
 

@@ -20,13 +20,15 @@ def origin_of(model: Path) -> str | None:
     return None
 
 
-def best_protection(model: Path, named_base: str = "") -> str:
+def best_protection(model: Path, named_base: str = "", network_type: str = "lora") -> str:
     """What ``training.protection = "auto"`` stands for with the model in this folder, on this machine.
 
     Nothing for a model that is not distilled; learning on the undistilled weights where they are here (or
-    ``named_base`` says which they are) and the memory can hold them beside all else; else staying near the few-step
-    model (docs/protection.md has the figures).
+    ``named_base`` says which they are) and the memory can hold them beside all else; else learning where unrelated
+    prompts are not disturbed, or, of the kinds of adapter that cannot, staying near the few-step model
+    (docs/protection.md has the figures).
     """
+    without = "null_space" if network_type == "lora" else "tether"
     if read_flavour(model).guidance > 0:
         return "none"
     if named_base:
@@ -34,9 +36,9 @@ def best_protection(model: Path, named_base: str = "") -> str:
     origin = origin_of(model)
     place = None if origin is None else _place(origin)
     if place is None or not (place / "model_index.json").is_file():
-        return "tether"
+        return without
     size = sum(file.stat().st_size for file in (place / "transformer").glob("*.safetensors"))
-    return "base" if ROOM * size <= memory_bytes() else "tether"
+    return "base" if ROOM * size <= memory_bytes() else without
 
 
 def _place(name: str) -> Path:

@@ -5,6 +5,7 @@
         optimizer.safetensors   its moments, "PARAMETER.NAME"
         random.safetensors      state of the one generator that every draw comes from
         average.safetensors     moving average of the weights, where one is kept
+        coordinates.safetensors what the optimizer moves in the place of A, where that is another thing
         state.json              step, batches, sampler, best held-out loss, optimizer's plain values, digest of inputs
         adapter.safetensors     the same weights as a file to draw with
 
@@ -32,6 +33,7 @@ from zit_app.engine.aids import Aid
 from zit_app.engine.focus import Focus
 from zit_app.flow.timesteps import SigmaSampler
 from zit_app.model.adapters import load_lora_state, lora_state
+from zit_app.model.null_space import NullSpace
 
 _TENSOR_FILES = ("lora", "optimizer", "random")
 
@@ -46,6 +48,7 @@ class TrainState:
     generator: torch.Generator
     focus: Focus
     aid: Aid | None = None  # on while training
+    null_space: NullSpace | None = None  # where the LoRA learns in directions that unrelated prompts hardly use
     average: dict[str, Tensor] | None = None  # moving average of the weights, where one is kept
     best: float | None = None  # the lowest held-out loss so far
     step: int = 0
@@ -61,6 +64,12 @@ class TrainState:
             share = 1 - min(decay, (1 + self.step) / (10 + self.step))
             for name, weight in lora_state(self.transformer).items():
                 self.average[name].lerp_(weight, share)
+
+    def move(self) -> None:
+        """A step of the optimizer along the gradients."""
+        with nullcontext() if self.null_space is None else self.null_space.stepping():
+            self.optimizer.step()
+        self.optimizer.zero_grad()
 
     @contextmanager
     def unguarded(self) -> Iterator[None]:
@@ -135,7 +144,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> str:
     """
     try:
         plain = read_json(folder / "state.json")
-        names = [*_TENSOR_FILES, *(["average"] if state.average is not None else [])]
+        names = [*_TENSOR_FILES, *_further(state)]
         for name in names:
             read_header(folder / f"{name}.safetensors")
     except ZitError as error:
@@ -147,6 +156,8 @@ def load_checkpoint(folder: Path, state: TrainState) -> str:
     for name, averaged in tensors.get("average", {}).items():
         assert state.average is not None
         state.average[name].copy_(averaged)
+    if state.null_space is not None:
+        state.null_space.load(tensors["coordinates"])
     state.optimizer.load_state_dict(_unpack(tensors["optimizer"], plain["optimizer"]))
     state.sampler.load(plain["sampler"])
     state.focus.load(plain["focus"])
@@ -158,8 +169,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> str:
 def _write(folder: Path, state: TrainState, draws: dict[str, Any], inputs: str) -> None:
     moments, values = _pack(state.optimizer)
     files = {"lora": lora_state(state.transformer), "optimizer": moments, "random": {"generator": draws["generator"]}}
-    if state.average is not None:
-        files["average"] = state.average
+    files |= _further(state)
     for name, tensors in files.items():
         with replacing(folder / f"{name}.safetensors") as temporary:
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary)
@@ -173,6 +183,12 @@ def _write(folder: Path, state: TrainState, draws: dict[str, Any], inputs: str) 
         "inputs": inputs,
     }
     write_json(folder / "state.json", plain)
+
+
+def _further(state: TrainState) -> dict[str, dict[str, Tensor]]:
+    """Files that only some trainings have."""
+    average = {} if state.average is None else {"average": state.average}
+    return average if state.null_space is None else {**average, "coordinates": state.null_space.coordinates}
 
 
 def _load(path: Path) -> dict[str, Tensor]:

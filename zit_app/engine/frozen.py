@@ -8,6 +8,7 @@ M prompts, N nodes, C latent channels, H and W latent pixels, L tokens, D captio
 """
 
 import gc
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,8 @@ class Frozen:
 def prompts_wanted(settings: TrainSettings) -> int:
     """How many unrelated prompts this training needs."""
     training = settings.training
-    tethered = training.tethered and training.tether_unrelated > 0
     watched = FEW if training.health_every else 0
-    return max(watched, training.unrelated_count) if training.replay or tethered else watched
+    return max(watched, training.unrelated_count) if training.asks_unrelated else watched
 
 
 def unrelated_texts(settings: TrainSettings, cache: Cache, model: Path, progress: Progress) -> list[Tensor]:
@@ -84,6 +84,11 @@ def unrelated_texts(settings: TrainSettings, cache: Cache, model: Path, progress
         gc.collect()
         torch.cuda.empty_cache()
     return [read_text(path, each) for path, each in zip(paths, prints, strict=True)]
+
+
+def passes(prompts: int, nodes: int) -> int:
+    """Forward passes that `watch` makes without guidance."""
+    return math.ceil(prompts / TOGETHER) * nodes
 
 
 def watch(

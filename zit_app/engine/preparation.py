@@ -27,7 +27,7 @@ from zit_app.engine.batches import DataOrder
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.checkpoints import TrainState
 from zit_app.engine.focus import Focus
-from zit_app.engine.frozen import Frozen, unrelated_texts, watch
+from zit_app.engine.frozen import Frozen, passes, unrelated_texts, watch
 from zit_app.engine.optimizers import new_optimizer
 from zit_app.engine.originals import find_masks, fitted_lab
 from zit_app.engine.refusals import refuse_data
@@ -35,8 +35,9 @@ from zit_app.engine.work import Work, compute_dtype
 from zit_app.flow.schedule import nodes, report_anchors
 from zit_app.flow.timesteps import Sampler, SigmaSampler
 from zit_app.model.adapter_stack import apply_adapters
-from zit_app.model.adapters import attach_lora, lora_state
+from zit_app.model.adapters import attach_lora, check_targets, lora_state
 from zit_app.model.loading import load_transformer, read_flavour
+from zit_app.model.null_space import NullSpace, recorded_inputs
 
 SMALL_SET, MOST_HELD = 40, 16  # pictures
 
@@ -66,8 +67,13 @@ def prepare(
         side, guidance = max(16, cache.resolution // 16 * 16), read_flavour(as_run).guidance
         return watch(transformer, texts, cache.features(cache.empty_text), side, nodes_N, guidance, progress, recall)
 
-    health = bool(training.health_every)
-    frozen = watched(model, health) if texts and (health or base_model is None) else None
+    health, inputs = bool(training.health_every), {}
+    if training.protection == "null_space":
+        names = check_targets(transformer, settings.lora.targets, settings.lora.extra_targets, "lora", 0)
+        with recorded_inputs(transformer, names, passes(len(texts), len(nodes_N)), training.seed) as inputs:
+            frozen: Frozen | None = watched(model, health)
+    else:
+        frozen = watched(model, health) if texts and (health or base_model is None) else None
     held_to = frozen
     aid: Aid | None = None
     if guard is not None:
@@ -110,6 +116,7 @@ def prepare(
     )
     weights = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     average = {name: weight.clone() for name, weight in lora_state(transformer).items()} if training.ema_decay else None
+    null_space = NullSpace(transformer, inputs, training.null_space) if inputs else None
     state = TrainState(
         transformer,
         new_optimizer(training, weights, device),
@@ -117,6 +124,7 @@ def prepare(
         torch.Generator().manual_seed(training.seed),
         Focus(order, training.picture_focus, training.concept_focus, [one.category for one in taught.samples]),
         aid,
+        null_space,
         average,
     )
     return work, state

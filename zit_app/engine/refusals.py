@@ -27,6 +27,11 @@ def refuse_contradictions(settings: TrainSettings, dataset: Path, model: Path, d
         )
     if training.picture_focus + training.concept_focus > 1:
         raise ZitError("training.picture_focus and concept_focus add up to more than 1.", "Lower one of them.")
+    if training.protection == "null_space" and lora.network_type != "lora":
+        raise ZitError(
+            f"training.protection = null_space works with a LoRA only, not with {lora.network_type}.",
+            "Set lora.network_type to lora, or training.protection to tether.",
+        )
     check_optimizer(training, device)
     if settings.dataset.mask_loss and dataset.is_dir():
         named_masks(dataset)

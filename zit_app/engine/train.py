@@ -137,8 +137,7 @@ def take_steps(work: Work, state: TrainState, run: Run, progress: Progress) -> P
         rate = learning_rate(training, state.step, work.steps)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        state.optimizer.step()
-        state.optimizer.zero_grad()
+        state.move()
         state.step += 1
         state.batches += len(batches)
         state.follow(training.ema_decay)

@@ -93,7 +93,7 @@ def attach_lora(
         config.lora_alpha = alpha
     transformer.add_adapter(config, ADAPTER_NAME)
     generator = torch.Generator("cpu").manual_seed(seed)
-    for name, weight in _weights(transformer).items():
+    for name, weight in adapter_weights(transformer).items():
         weight.data = weight.data.float()
         if name.removesuffix(".weight").rsplit(".", 1)[1] in _RANDOM:
             fresh = torch.empty(weight.shape)
@@ -104,12 +104,12 @@ def attach_lora(
 
 def lora_state(transformer: ZImageTransformer2DModel) -> dict[str, torch.Tensor]:
     """The adapter's own weights, ``layers.0.attention.to_q.lora_A.weight`` → fp32 tensor (detached, not copied)."""
-    return {name: weight.detach() for name, weight in _weights(transformer).items()}
+    return {name: weight.detach() for name, weight in adapter_weights(transformer).items()}
 
 
 def load_lora_state(transformer: ZImageTransformer2DModel, state: Mapping[str, torch.Tensor]) -> None:
     """Put ``lora_state`` back into an attached adapter of the same shape. Raises ZitError when it does not fit."""
-    weights = _weights(transformer)
+    weights = adapter_weights(transformer)
     if {name: weight.shape for name, weight in weights.items()} != {k: v.shape for k, v in state.items()}:
         raise ZitError(
             "The saved LoRA weights do not fit this model, rank or set of layers.",
@@ -159,7 +159,7 @@ def _check_factor(transformer: ZImageTransformer2DModel, names: list[str], facto
             )
 
 
-def _weights(transformer: ZImageTransformer2DModel) -> dict[str, torch.nn.Parameter]:
+def adapter_weights(transformer: ZImageTransformer2DModel) -> dict[str, torch.nn.Parameter]:
     """Adapter parameters in model order, the adapter's name cut out of theirs."""
     found = ((_OWN.search(name), name, weight) for name, weight in transformer.named_parameters())
     return {_OWN.sub(rf".{match[1]}", name): weight for match, name, weight in found if match}

@@ -16,7 +16,7 @@ The text encoder and the VAE are gone by then; while the cache is built the text
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from zit_app.core.sizes import (
     Config,
     adapter_bytes,
     adapter_numbers,
+    null_space_numbers,
     text_encoder_numbers,
     transformer_config,
 )
@@ -95,15 +96,20 @@ def step_memory(settings: TrainSettings, config: Config, pixels: int, card: bool
     in_bf16 = training.compute == "bf16" or (training.compute == "auto" and card)
     optimizer = ("adamw8bit" if card else "adamw") if training.optimizer == "auto" else training.optimizer
     side = data.resolution or pixels
-    return training_bytes(
+    numbers = adapter_numbers(settings.lora, config)
+    step = training_bytes(
         config,
         2 if in_bf16 else 4,
         (side // 16) ** 2 + CAPTION_TOKENS,
         data.batch_size,
         training.gradient_checkpointing,
-        adapter_numbers(settings.lora, config),
+        numbers,
         LORA_BYTES[optimizer],
     )
+    if training.protection not in ("null_space", "auto"):  # auto where the model is not known yet: at the most
+        return step
+    directions = null_space_numbers(settings.lora, config) * (2 if in_bf16 else 4)
+    return replace(step, weights=step.weights + directions + 2 * numbers)  # half of them are A, kept twice in fp32
 
 
 def tokens(settings: TrainSettings, folder: Path) -> int:

@@ -191,6 +191,8 @@ TABLE = {
     "train.name": "Name",
     "train.name_help": "Empty = the dataset's",
     "train.auto_base": "Few-step pictures are protected: it learns on the weights of the undistilled model.",
+    "train.auto_null_space": "Few-step pictures are protected: it learns in directions that other prompts hardly use. "
+    "With its undistilled model here (Models & settings) and memory for it, they would be kept better.",
     "train.auto_tether": "Few-step pictures are protected by staying near the model. With its undistilled model here "
     "(Models & settings) and memory for it, they would be kept better.",
     "train.trigger": "Trigger word",

@@ -389,6 +389,12 @@ ERRORS = {
     "Add an all-white picture of that name for what is to be learnt in full.": "若要完整学习，请添加同名的全白图片。",
     "acrf.curvature needs three nodes.": "曲率惩罚需要三个节点。",
     "Set acrf.turbo_steps to 3 or more, or acrf.curvature to 0.": "请将 Turbo 步数设为 3 或更多，或将曲率设为 0。",
+    "training.protection = null_space works with a LoRA only, not with {}.": (
+        "保护方式 null_space 只适用于 LoRA，不适用于 {0}。"
+    ),
+    "Set lora.network_type to lora, or training.protection to tether.": (
+        "请将适配器类型设为 lora，或将保护方式设为 tether。"
+    ),
     "training.protection = {} needs the file of a training adapter.": "保护方式 {0} 需要训练适配器文件。",
     "Name it in training.protection_adapter, or build one with: zit train --preset adapter --prompts FILE.": (
         "请在保护适配器中填写，或用命令生成：zit train --preset adapter --prompts FILE。"

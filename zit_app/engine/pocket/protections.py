@@ -27,6 +27,12 @@ TETHER = ("training.protection=tether", "training.tether=0.5", "training.health_
 HALF = ("training.learning_rate=3e-4",)
 BASE = ("training.learning_rate=2e-3", "training.health_every=0")
 MANY = ("training.tether=10", "training.tether_unrelated=1", "training.unrelated_count=152")
+NULL_SPACE = (
+    "training.protection=null_space",
+    "training.learning_rate=2e-3",
+    "training.health_every=0",
+    "training.unrelated_count=152",
+)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("acrf.sampler=uniform", *UNPROTECTED),
     "nodes": ("acrf.sampler=anchor", *UNPROTECTED),
@@ -48,6 +54,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "training.tether_unrelated=1",
         "training.unrelated_count=152",
     ),
+    "null space": ("acrf.sampler=uniform", *NULL_SPACE),
+    "null space, few prompts": ("acrf.sampler=uniform", *NULL_SPACE, "training.unrelated_count=16"),
+    "null space, held harder": ("acrf.sampler=uniform", *NULL_SPACE, "training.null_space=0.9"),
     "replay": (*UNPROTECTED, "training.replay=0.25"),
     "adapter": ("training.protection=adapter", "training.health_every=0"),
     "both": ("training.protection=both", "training.tether=0.5", "training.health_every=0"),

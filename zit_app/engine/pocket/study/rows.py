@@ -75,6 +75,8 @@ ROWS: dict[str, Row] = {
     "tether 0.5, unrelated too": Row((*TETHER, "training.tether=0.5", "training.tether_unrelated=0.25")),
     "tether 3, unrelated as often": Row((*TETHER, "training.tether=3", "training.tether_unrelated=1")),
     "training adapter": Row((*NODES, "training.protection=adapter")),
+    "uniform, a quarter of the rate": Row((*UNIFORM, "training.learning_rate=1.5e-4")),
+    "null space, rate 2e-3": Row((*UNIFORM, "training.protection=null_space", *FASTER)),
     "on the base's weights": Row((*UNIFORM, *BASE)),
     "on the base's weights, at the nodes": Row((*NODES, *BASE)),
     "uniform, rate 2e-3": Row((*UNIFORM, *FASTER)),
