@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.tiny import make_tiny_model
-from zit_app.core import queue
+from tests.training import end_workers
 from zit_app.core.quiet import quiet
-from zit_app.service import worker
 
 if TYPE_CHECKING:
     from diffusers import ZImagePipeline
@@ -19,11 +18,25 @@ if TYPE_CHECKING:
 
 quiet()  # before the libraries are imported that talk
 
+# A file is the work of one process: the longest come first, or one of them would be left to run alone at the end.
+LONGEST_FIRST = (
+    "test_app_train_browser.py", "test_train_parallel.py", "test_app_browser.py", "test_worker.py",
+    "test_app_generate_browser.py", "test_app_dataset.py", "test_guest_browser.py", "test_pocket.py", "test_kills.py",
+    "test_teach.py", "test_app_look_browser.py", "test_train.py", "test_train_settings.py", "test_cli.py",
+    "test_omni.py", "test_caption.py", "test_sharing.py", "test_launch.py", "test_train_protection.py", "test_serve.py",
+)  # fmt: skip
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Warnings of our own code are shown, those of libraries are not ours to heed."""
     for library in ("torch", "diffusers", "transformers", "peft", "torchao", "bitsandbytes", "accelerate"):
         config.addinivalue_line("filterwarnings", rf"ignore:::{library}(\.|$)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; the order within a file and of all others stays."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,10 +69,7 @@ def own_workers(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     yield
-    for run in queue.order():
-        queue.cancel(run)
-    for card in worker.cards():
-        worker.end_worker(card)
+    end_workers()
 
 
 @pytest.fixture(scope="session")

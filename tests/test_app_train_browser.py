@@ -44,7 +44,7 @@ def test_drop_pictures_train_try_it_and_compare(app: App, browser: Any, tmp_path
     visit.shows("#plan", EN["train.time_unknown"])
     assert visit.page.locator("#preset label").count() == 4
     visit.page.locator("#trigger input, #trigger textarea").first.fill("zyx")
-    train_shortly(visit)
+    train_shortly(visit, curves=True)
     visit.page.locator("#setting_sample_every input").fill("4")
     visit.shows("#changed", "preset 250")
     visit.page.locator("#setting_learning_rate input").fill("0.5")
@@ -132,11 +132,14 @@ def test_a_failed_card_says_why_and_retries_in_chinese(app: App, browser: Any) -
     visit.close()
 
 
-def train_shortly(visit: Visit, language: str = "en") -> None:
-    """Eight steps instead of the preset's many."""
+def train_shortly(visit: Visit, language: str = "en", curves: bool = False) -> None:
+    """Eight steps instead of the preset's many; the curves on unrelated prompts would take longer than these."""
     visit.page.get_by_text(TABLES[language]["train.advanced"]).click()
     visit.page.locator("#setting_max_steps input").fill("8")
     visit.shows("#changed", "8")
+    if not curves:
+        visit.page.locator("#setting_health_every input").fill("0")
+        expect(visit.page.locator("#changed li")).to_have_count(2)
 
 
 def reach(visit: Visit, selector: str) -> None:

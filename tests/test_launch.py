@@ -21,7 +21,7 @@ from zit_app.core.files import write_json
 from zit_app.core.run import Run
 from zit_app.ui import launch
 
-IDLE_SECONDS = 20
+IDLE_SECONDS = 10  # five looks of the page at the disk
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_the_page_opens_when_the_server_answers_and_the_process_stays_small(tmp_
                 visits.append(time.monotonic() - begun)
                 visit.close()
             visit = Visit(browser, app.address)
-            visit.page.wait_for_timeout(5000)
+            visit.page.wait_for_timeout(3000)
             before, begun = cpu_seconds(app), time.monotonic()
             visit.page.wait_for_timeout(IDLE_SECONDS * 1000)
             figures["idle tab, cores"] = (cpu_seconds(app) - before) / (time.monotonic() - begun)

@@ -116,19 +116,25 @@ def test_isolating_finds_a_thing_on_any_background(questions: Questions) -> None
             assert abs(found.extent - 48 / 128) < 0.04
 
 
-@pytest.mark.parametrize("name", ["pocket-base, 30 steps, CFG", "pocket, 8 steps, no CFG"])
-def test_pictures_are_as_good_as_the_card_says(name: str, questions: Questions, scores: dict) -> None:
-    """The first 60 of the card's 200 questions; three standard errors of a share of 60 are below 0.2."""
-    count, (model, steps, guidance) = (
-        60,
-        {"pocket-base": ("pocket-base", 30, 3.0), "pocket": ("pocket", 8, 0.0)}[name.split(",")[0]],
-    )
-    pairs = Pairs(questions.pairs.concepts, questions.pairs.concept[:count], questions.pairs.style[:count])
-    drawn = Painter(model).paint(canonical_prompts(pairs), range(count), steps, guidance)
+@pytest.mark.parametrize(
+    "name, model, steps, guidance",
+    [("pocket-base, 30 steps, CFG", "pocket-base", 30, 3.0), ("pocket, 8 steps, no CFG", "pocket", 8, 0.0)],
+)
+def test_pictures_are_as_good_as_the_card_says(
+    name: str, model: str, steps: int, guidance: float, questions: Questions, scores: dict
+) -> None:
+    """Every eighth of the card's 200 questions, all styles among them, drawn with the seeds of the card.
+
+    A share of so few may lie two standard errors below the card's: pocket-base without guidance lies lower in style.
+    """
+    asked = list(range(0, 200, 8))
+    pairs = Pairs(questions.pairs.concepts, questions.pairs.concept[asked], questions.pairs.style[asked])
+    drawn = Painter(model).paint(canonical_prompts(pairs), asked, steps, guidance)
     found = recall_scores(drawn, pairs, questions.judge, questions.real_CSE)
-    assert found["content"] >= scores[name]["content"] - 0.15
-    assert found["style"] >= scores[name]["style"] - 0.1
-    assert abs(distance(drawn, questions.truth[:count]) - scores[name]["distance"]) < 0.05
+    for share in ("content", "style"):
+        promised = scores[name][share]
+        assert found[share] >= promised - 2 * (promised * (1 - promised) / len(asked)) ** 0.5
+    assert abs(distance(drawn, [questions.truth[i] for i in asked]) - scores[name]["distance"]) < 0.05
 
 
 def test_the_judge_reaches_its_bars(questions: Questions, scores: dict) -> None:

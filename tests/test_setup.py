@@ -145,8 +145,10 @@ def test_setup_stops_with_one_sentence_where_nothing_can_be_installed(
     script(tmp_path / "path" / "uv", 'case "$1" in --version) echo uv 0.13.0;; *) exit 2;; esac')
     monkeypatch.setenv("PATH", f"{tmp_path / 'path'}:/usr/bin:/bin")
     monkeypatch.setenv("UV_TORCH_BACKEND", "cpu")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     assert setup.main(["doctor"], layout.project) == 1
     assert not layout.stamp.exists()
+    assert "PYTHONDONTWRITEBYTECODE" not in os.environ, "every start would compile its libraries again"
     last = capfd.readouterr().err.splitlines()[-1]
     assert "start again" in last or "Check free disk space" in last
 

@@ -11,7 +11,7 @@ from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.questions import Questions, load_questions
 from zit_app.engine.pocket.teach import computed_score, judged_score, split, teach, write_dataset
 
-STEPS = ["training.max_steps=150", "training.sample_every=0", "training.health_every=0"]
+STEPS = ["training.max_steps=60", "training.sample_every=0", "training.health_every=0"]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_asked_concepts_are_never_taught() -> None:
 
 @pytest.fixture(scope="module")
 def hues(questions: Questions, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], dict[str, float]]:
-    """Scores with and without a LoRA of 150 steps (instead of 300), on 30 concepts (instead of 60)."""
+    """Scores with and without a LoRA of 60 steps (instead of 300), on 30 concepts (instead of 60)."""
     folder = tmp_path_factory.mktemp("teach")
     dataset = write_dataset(questions, "hues", folder / "hues")
     settings = load_train_settings(paths.assets() / "demo" / "train.toml", STEPS)

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 
 from tests.test_cache import make_dataset
 from tests.test_queue import wait_for
-from tests.training import assert_identical, new_run, small_settings, stop_at, trained
+from tests.training import assert_identical, end_workers, new_run, small_settings, stop_at, trained
 from zit_app.core import queue, workers
 from zit_app.core.compare_settings import CompareSettings, Variant
 from zit_app.core.errors import ZitError
@@ -23,7 +23,17 @@ from zit_app.service import runs, worker
 
 PATIENCE = 900.0  # seconds: a worker imports torch first, and CI machines are busy
 
-pytestmark = pytest.mark.usefixtures("own_workers")
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home for all of these tests: what a test leaves of a warm worker takes the runs of the next."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZIT_HOME", str(folder))
+        patch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+        yield folder
+        end_workers()
+
 
 # The app's process: queues a training and then waits, as a server does.
 APP = """
@@ -51,9 +61,7 @@ def until(true: Callable[[], object], run: Run) -> None:
     assert run.state() != "failed", runs.log_tail(run.folder)
 
 
-def test_a_training_outlives_the_app_and_goes_on_after_its_worker_was_killed(
-    home: Path, tmp_path: Path, tiny_model: Path
-) -> None:
+def test_a_training_outlives_the_app_and_goes_on_after_its_worker_was_killed(tmp_path: Path, tiny_model: Path) -> None:
     dataset = make_dataset(tmp_path / "data")
     # So many steps that no busy machine gets to their end before this test has killed the worker.
     settings = small_settings(max_steps=100_000, lr_warmup_steps=0)
@@ -87,7 +95,7 @@ def test_a_training_outlives_the_app_and_goes_on_after_its_worker_was_killed(
     assert [line["step"] for line in runs.metrics(run.folder)] == list(range(1, last + 1))
 
 
-def test_a_run_that_is_done_does_not_go_on(home: Path) -> None:
+def test_a_run_that_is_done_does_not_go_on() -> None:
     run = Run.create("train", "done", "a = 1\n")
     with run.working():
         pass
@@ -96,7 +104,7 @@ def test_a_run_that_is_done_does_not_go_on(home: Path) -> None:
 
 
 def test_a_stopped_training_keeps_its_checkpoint_and_the_queue_goes_on_in_its_order(
-    home: Path, tmp_path: Path, tiny_model: Path
+    tmp_path: Path, tiny_model: Path
 ) -> None:
     dataset = make_dataset(tmp_path / "data")
     settings = small_settings(max_steps=100_000, save_every=0)
@@ -131,9 +139,7 @@ def test_a_stopped_training_keeps_its_checkpoint_and_the_queue_goes_on_in_its_or
     assert pictures[0] == pictures[1]
 
 
-def test_a_comparison_goes_on_after_a_polite_end_and_a_failed_run_hurts_no_other(
-    home: Path, tmp_path: Path, tiny_model: Path
-) -> None:
+def test_a_comparison_goes_on_after_a_polite_end_and_a_failed_run_hurts_no_other(tiny_model: Path) -> None:
     settings = CompareSettings(
         model=str(tiny_model),
         prompts=("a cat", "a dog"),

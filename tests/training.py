@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from zit_app.core import queue
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.train_settings import (
@@ -20,6 +21,7 @@ from zit_app.core.train_settings import (
     TrainSettings,
     job_toml,
 )
+from zit_app.service import worker
 
 
 def small_settings(acrf: AcrfSettings | None = None, **training: object) -> TrainSettings:
@@ -55,6 +57,14 @@ def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert [key for key in a if not torch.equal(a[key], b[key])] == []
 
 
+def end_workers() -> None:
+    """Take what waits out of the queue of this home, and end its workers."""
+    for run in queue.order():
+        queue.cancel(run)
+    for card in worker.cards():
+        worker.end_worker(card)
+
+
 class At(Progress):
     """Does something when a step of the training is done, in the training's own process."""
 
@@ -78,10 +88,10 @@ def stop_at(run: Run, step: int) -> Progress:
     return At(run, step, lambda: run.request(stop=True))
 
 
-if __name__ == "__main__":  # FOLDER THREADS [STEP]: work on a run to its end, or wait after that step to be killed
+if __name__ == "__main__":  # FOLDER THREADS STEP: work on a run, and wait after that step to be killed
     from zit_app.engine.train import resume
 
     torch.set_num_threads(int(sys.argv[2]))
     torch.set_flush_denormal(True)
     own = Run.open(Path(sys.argv[1]))
-    resume(own, At(own, int(sys.argv[3]), threading.Event().wait) if sys.argv[3:] else Progress(own))
+    resume(own, At(own, int(sys.argv[3]), threading.Event().wait))
