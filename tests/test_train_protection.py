@@ -267,6 +267,17 @@ def test_contradictions_are_refused_before_the_first_step(
     assert caught.value.remedy and run.state() == "failed" and not run.metrics()
 
 
+def test_looking_after_health_does_not_move_the_null_space(cache: Cache, tiny_model: Path) -> None:
+    """Its many looks at the pictures are no inputs of drawing."""
+    states = [
+        prepare(small_settings(protection="null_space", health_every=every), "", cache, tiny_model,
+                new_accelerator("fp32"), Progress())[1]
+        for every in (0, 1)
+    ]  # fmt: skip
+    a, b = (lora_state(state.transformer) for state in states)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_learning_in_a_null_space_is_for_loras(cache: Cache, tiny_model: Path, tmp_path: Path) -> None:
     settings = small_settings(protection="null_space")
     settings = replace(settings, lora=replace(settings.lora, network_type="lokr"))

@@ -10,7 +10,7 @@ M prompts, N nodes, C latent channels, H and W latent pixels, L tokens, D captio
 import gc
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,7 +46,7 @@ class Frozen:
     x_MNCHW: Tensor  # states on the way, before the call at each node
     v_MNCHW: Tensor  # its answers there
     x0_MCHW: Tensor  # where it arrives
-    recall: float  # the share of the first few pictures in which it recognises their prompts; 0 where nobody asks
+    recall: float = 0.0  # the share of the first few pictures in which it recognises their prompts; 0 where nobody asks
 
 
 def prompts_wanted(settings: TrainSettings) -> int:
@@ -86,9 +86,9 @@ def unrelated_texts(settings: TrainSettings, cache: Cache, model: Path, progress
     return [read_text(path, each) for path, each in zip(paths, prints, strict=True)]
 
 
-def passes(prompts: int, nodes: int) -> int:
-    """Forward passes that `watch` makes without guidance."""
-    return math.ceil(prompts / TOGETHER) * nodes
+def passes(prompts: int, nodes: int, guidance: float) -> int:
+    """Forward passes that `watch` makes."""
+    return math.ceil(prompts / TOGETHER) * nodes * (2 if guidance else 1)
 
 
 def watch(
@@ -99,7 +99,6 @@ def watch(
     nodes_N: Tensor,
     guidance: float,
     progress: Progress,
-    with_recall: bool = True,
 ) -> Frozen:
     """Draw every prompt at its own seed through the nodes, ``side`` pixels, and record states and answers.
 
@@ -129,9 +128,12 @@ def watch(
             ends.append(euler(velocity, noise.to(device), nodes_N).cpu())
         states.append(torch.stack([x for x, _ in seen], 1))
         answers.append(torch.stack([v for _, v in seen], 1))
-    x0_MCHW = torch.cat(ends)
-    recall = recognised(transformer, x0_MCHW[:FEW], caps[:FEW]) if with_recall else 0.0
-    return Frozen(caps, seeds, nodes_N.float(), torch.cat(states), torch.cat(answers), x0_MCHW, recall)
+    return Frozen(caps, seeds, nodes_N.float(), torch.cat(states), torch.cat(answers), torch.cat(ends))
+
+
+def with_recall(frozen: Frozen, transformer: ZImageTransformer2DModel) -> Frozen:
+    """How well the untrained model recognises what it drew, for the health curves."""
+    return replace(frozen, recall=recognised(transformer, frozen.x0_MCHW[:FEW], frozen.caps[:FEW]))
 
 
 def frozen_states(frozen: Frozen, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:

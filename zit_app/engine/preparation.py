@@ -27,7 +27,7 @@ from zit_app.engine.batches import DataOrder
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.checkpoints import TrainState
 from zit_app.engine.focus import Focus
-from zit_app.engine.frozen import Frozen, passes, unrelated_texts, watch
+from zit_app.engine.frozen import Frozen, passes, unrelated_texts, watch, with_recall
 from zit_app.engine.optimizers import new_optimizer
 from zit_app.engine.originals import find_masks, fitted_lab
 from zit_app.engine.refusals import refuse_data
@@ -35,7 +35,7 @@ from zit_app.engine.work import Work, compute_dtype
 from zit_app.flow.schedule import nodes, report_anchors
 from zit_app.flow.timesteps import Sampler, SigmaSampler
 from zit_app.model.adapter_stack import apply_adapters
-from zit_app.model.adapters import attach_lora, check_targets, lora_state
+from zit_app.model.adapters import attach_lora, lora_state, target_modules
 from zit_app.model.loading import load_transformer, read_flavour
 from zit_app.model.null_space import NullSpace, recorded_inputs
 
@@ -49,7 +49,7 @@ def prepare(
 
     Raises ZitError for data that cannot be trained on; the settings were looked at before (`engine/refusals.py`).
     """
-    acrf, training, device = settings.acrf, settings.training, accelerator.device
+    acrf, lora, training, device = settings.acrf, settings.lora, settings.training, accelerator.device
     refuse_data(settings, cache)
     guard, base_model = training_adapter(settings), undistilled(settings, model)
     masks = find_masks(settings, cache, model)
@@ -63,17 +63,19 @@ def prepare(
     progress.stage("Loading the transformer")
     transformer = load_transformer(model, device, compute_dtype(accelerator))
 
-    def watched(as_run: Path, recall: bool) -> Frozen:
+    def watched(as_run: Path, recording: Sequence[str] = ()) -> tuple[Frozen, dict[str, Tensor]]:
         side, guidance = max(16, cache.resolution // 16 * 16), read_flavour(as_run).guidance
-        return watch(transformer, texts, cache.features(cache.empty_text), side, nodes_N, guidance, progress, recall)
+        calls = passes(len(texts), len(nodes_N), guidance)
+        with recorded_inputs(transformer, recording, calls, training.seed) as inputs:
+            empty = cache.features(cache.empty_text)
+            return watch(transformer, texts, empty, side, nodes_N, guidance, progress), inputs
 
-    health, inputs = bool(training.health_every), {}
-    if training.protection == "null_space":
-        names = check_targets(transformer, settings.lora.targets, settings.lora.extra_targets, "lora", 0)
-        with recorded_inputs(transformer, names, passes(len(texts), len(nodes_N)), training.seed) as inputs:
-            frozen: Frozen | None = watched(model, health)
-    else:
-        frozen = watched(model, health) if texts and (health or base_model is None) else None
+    frozen: Frozen | None = None
+    inputs: dict[str, Tensor] = {}  # of the layers that learn in a null space
+    if texts and (training.health_every or base_model is None):
+        apart = training.protection == "null_space"
+        frozen, inputs = watched(model, target_modules(transformer, lora.targets, lora.extra_targets) if apart else ())
+        frozen = with_recall(frozen, transformer) if training.health_every else frozen
     held_to = frozen
     aid: Aid | None = None
     if guard is not None:
@@ -81,7 +83,7 @@ def prepare(
     elif base_model is not None:
         progress.stage("Loading the undistilled transformer")
         aid = UndistilledWeights(transformer, load_transformer(base_model, torch.device("cpu"), transformer.dtype))
-        held_to = watched(base_model, False) if texts and (training.replay or training.tethered) else None
+        held_to = watched(base_model)[0] if texts and (training.replay or training.tethered) else None
     attach(transformer, settings)
     if training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()

@@ -106,8 +106,8 @@ def step_memory(settings: TrainSettings, config: Config, pixels: int, card: bool
         numbers,
         LORA_BYTES[optimizer],
     )
-    if training.protection not in ("null_space", "auto"):  # auto where the model is not known yet: at the most
-        return step
+    if settings.lora.network_type != "lora" or training.protection not in ("null_space", "auto"):
+        return step  # auto, where the model is not known yet, is counted at the most
     directions = null_space_numbers(settings.lora, config) * (2 if in_bf16 else 4)
     return replace(step, weights=step.weights + directions + 2 * numbers)  # half of them are A, kept twice in fp32
 

@@ -56,7 +56,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "null space": ("acrf.sampler=uniform", *NULL_SPACE),
     "null space, few prompts": ("acrf.sampler=uniform", *NULL_SPACE, "training.unrelated_count=16"),
-    "null space, held harder": ("acrf.sampler=uniform", *NULL_SPACE, "training.null_space=0.9"),
     "replay": (*UNPROTECTED, "training.replay=0.25"),
     "adapter": ("training.protection=adapter", "training.health_every=0"),
     "both": ("training.protection=both", "training.tether=0.5", "training.health_every=0"),
