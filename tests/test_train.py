@@ -187,7 +187,7 @@ def test_a_resume_with_other_pictures_says_so(
     (data / "0.txt").write_text("something else")
     again = Run.open(run.folder)
     assert resume(again, Progress(again)) is not None
-    assert "pictures changed since" in capsys.readouterr().err
+    assert "the pictures or the unrelated prompts changed since" in capsys.readouterr().err
 
 
 def test_settings_reach_the_training(tmp_path: Path, dataset: Path, tiny_model: Path) -> None:

@@ -246,6 +246,28 @@ def test_protections_change_the_training_and_survive_an_interruption(
         assert_identical(trained(run, 2), states[name])
 
 
+def test_a_resume_with_other_unrelated_prompts_says_so(
+    cache: Cache, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only where the training learns from them: the health curves do not change what is trained."""
+    prompts = tmp_path / "prompts.txt"
+    for protection, changes_training in (("null_space", True), ("none", False)):
+        base = small_settings(max_steps=3, save_every=0)
+        training = replace(
+            base.training, protection=protection, unrelated_prompts=str(prompts), unrelated_count=2, health_every=2
+        )
+        prompts.write_text("a green bottle\n一只猫\n", encoding="utf-8")
+        run = new_run(tmp_path / protection, replace(base, training=training), cache.dataset, tiny_model)
+        assert resume(run, stop_at(run, 1)) is None
+        again = Run.open(run.folder)
+        assert resume(again, stop_at(again, 2)) is None
+        assert "changed since" not in capsys.readouterr().err
+        prompts.write_text("a blue bottle\n一只狗\n", encoding="utf-8")
+        again = Run.open(run.folder)
+        assert resume(again, Progress(again)) is not None
+        assert ("unrelated prompts changed since" in capsys.readouterr().err) == changes_training
+
+
 @pytest.mark.parametrize(
     ("training", "message"),
     [

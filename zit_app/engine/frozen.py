@@ -56,14 +56,14 @@ def prompts_wanted(settings: TrainSettings) -> int:
     return max(watched, training.unrelated_count) if training.asks_unrelated else watched
 
 
-def unrelated_texts(settings: TrainSettings, cache: Cache, model: Path, progress: Progress) -> list[Tensor]:
-    """Features of the unrelated prompts, (L, D) each; what the dataset's cache lacks of them is encoded.
+def unrelated_texts(settings: TrainSettings, cache: Cache, model: Path, progress: Progress) -> dict[str, Tensor]:
+    """Features of the unrelated prompts, (L, D) each, by their fingerprints; what the dataset's cache lacks is encoded.
 
     Raises ZitError when the file of prompts cannot be read.
     """
     count, data = prompts_wanted(settings), settings.dataset
     if not count:
-        return []
+        return {}
     named = settings.training.unrelated_prompts
     known = read_prompts(Path(named).expanduser() if named else shipped_prompts(read_flavour(model).pixels))
     scan = scan_dataset(cache.dataset, index.load_known(cache.dataset))
@@ -83,7 +83,7 @@ def unrelated_texts(settings: TrainSettings, cache: Cache, model: Path, progress
         del encoder
         gc.collect()
         torch.cuda.empty_cache()
-    return [read_text(path, each) for path, each in zip(paths, prints, strict=True)]
+    return {each: read_text(path, each) for path, each in zip(paths, prints, strict=True)}
 
 
 def passes(prompts: int, nodes: int, guidance: float) -> int:

@@ -54,7 +54,8 @@ def prepare(
     guard, base_model = training_adapter(settings), undistilled(settings, model)
     masks = find_masks(settings, cache, model)
     with accelerator.main_process_first():
-        texts = unrelated_texts(settings, cache, model, progress)
+        named = unrelated_texts(settings, cache, model, progress)
+    texts = list(named.values())
     nodes_N = (nodes if acrf.anchor_source == "inference" else report_anchors)(acrf.turbo_steps, acrf.shift)
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(model / "vae"))
@@ -98,6 +99,13 @@ def prepare(
     batches = training.max_steps * accumulated or training.num_train_epochs * order.batches_per_epoch
     base = component_fingerprint(model / "transformer")
     learnt_on = component_fingerprint(base_model / "transformer") if base_model else base
+    learnt_from = [
+        learnt_on,
+        order.batch_size,
+        cache.empty_text,
+        [(one.latents, one.text) for one in cache.samples],
+        *([list(named)] if training.asks_unrelated else []),
+    ]
     work = Work(
         settings,
         model,
@@ -114,7 +122,7 @@ def prepare(
         accelerator,
         nodes_N,
         _metadata(settings, preset, cache, model, base, fitted[1] if fitted else []),
-        _digest([learnt_on, order.batch_size, cache.empty_text, [(one.latents, one.text) for one in cache.samples]]),
+        _digest(learnt_from),
     )
     weights = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     average = {name: weight.clone() for name, weight in lora_state(transformer).items()} if training.ema_decay else None

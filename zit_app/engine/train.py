@@ -78,7 +78,8 @@ def train(settings: TrainSettings, dataset: Path, model: str | Path, run: Run, p
         checkpoint = latest_checkpoint(run.folder)
         if checkpoint is not None:
             if load_checkpoint(checkpoint, state) != work.inputs:
-                progress.note("The model or the pictures changed since: what follows is not the same run any more.")
+                what = "The model, the pictures or the unrelated prompts"
+                progress.note(f"{what} changed since: what follows is not the same run any more.")
             progress.note(f"Resumed at step {state.step}.")
         run.cut_metrics(state.step)
         adapter = take_steps(work, state, run, progress)

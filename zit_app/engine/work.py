@@ -39,7 +39,7 @@ class Work:
     accelerator: Accelerator
     nodes_N: Tensor
     metadata: dict[str, str]  # of the adapter file
-    inputs: str  # digest of model, data and batch size: a resume with others is another run
+    inputs: str  # digest of what is learnt from, and the batch size: a resume with others is another run
 
     @property
     def device(self) -> torch.device:
