@@ -169,11 +169,11 @@ def test_decoding_takes_what_is_counted(full: bool, side: int, pictures: int, ti
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("checkpointing", [True, False])
-def test_training_takes_what_is_counted(checkpointing: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("checkpointing", "first"), [(True, 0), (True, 2), (False, 0), (False, 2)])
+def test_training_takes_what_is_counted(checkpointing: bool, first: int, dtype: torch.dtype) -> None:
     config = {**WIDE, "n_layers": 3}
     model = made(lambda: ZImageTransformer2DModel(**config), dtype)
-    attach_lora(model, 4, 4.0)  # type: ignore[arg-type]
+    attach_lora(model, 4, 4.0, blocks=range(first, 3))  # type: ignore[arg-type]
     if checkpointing:
         model.enable_gradient_checkpointing()  # type: ignore[operator]
     learnt = sum(one.numel() for one in model.parameters() if one.requires_grad)
@@ -182,7 +182,7 @@ def test_training_takes_what_is_counted(checkpointing: bool, dtype: torch.dtype)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             v = predict_velocity(model, torch.randn(2, 16, 24, 24), torch.full((2,), 0.7), caps)  # type: ignore[arg-type]
         v.square().mean().backward()
-    phase = memory.training_bytes(config, dtype.itemsize, tokens, 2, checkpointing, learnt, 16)
+    phase = memory.training_bytes(config, dtype.itemsize, tokens, 2, checkpointing, learnt, 16, first)
     assert phase.weights == sizes.transformer_numbers(config) * dtype.itemsize + learnt * 16
     assert phase.activations == pytest.approx(live.peak - learnt * 4, rel=MARGIN)
 

@@ -62,6 +62,8 @@ def test_the_documents_config_loads_unchanged(config: Path) -> None:
 def test_set_comes_on_top_whichever_table_it_names(config: Path) -> None:
     settings = load_train_settings(config, ["acrf.snr_gamma=0", "training.loss_mode=frequency", "lora.network_dim = 4"])
     assert (settings.acrf.snr_gamma, settings.acrf.loss_mode, settings.lora.network_dim) == (0.0, "frequency", 4)
+    numbers = load_train_settings(config, ["lora.layers=3", "dataset.trigger_word=2024"])
+    assert (numbers.lora.layers, numbers.dataset.trigger_word) == ("3", "2024")
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,15 @@ def test_layers_that_must_stay_frozen_and_impossible_factors_are_refused(
     assert caught.value.remedy
 
 
+def test_only_the_named_main_blocks_learn(tiny_model: Path) -> None:
+    transformer = load_transformer(tiny_model, torch.device("cpu"), torch.float32)
+    blocks = LoraSettings(layers=" 1 ").learning_blocks(len(transformer.layers))
+    taken = attach_lora(transformer, 4, 4.0, blocks=blocks)
+    assert len(taken) == 7 and all(name.startswith("layers.1.") for name in taken)
+    assert LoraSettings(layers="20 - 22,7,21").learning_blocks(30) == [7, 20, 21, 22]
+    assert LoraSettings().learning_blocks(30) == list(range(30))
+
+
 def test_further_layers_are_trained_when_named(tiny_model: Path) -> None:
     transformer = load_transformer(tiny_model, torch.device("cpu"), torch.float32)
     named = "noise_refiner.0.attention.to_q, context_refiner.0.feed_forward.w2"

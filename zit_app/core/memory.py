@@ -228,7 +228,14 @@ def decoding_activations(config: Config, numbers: Numbers, request: Request, one
 
 
 def training_bytes(
-    config: Config, full: int, tokens: int, batch: int, checkpointing: bool, adapter: int, optimizer: int
+    config: Config,
+    full: int,
+    tokens: int,
+    batch: int,
+    checkpointing: bool,
+    adapter: int,
+    optimizer: int,
+    first: int = 0,
 ) -> Phase:
     """Bytes of a training step: frozen weights and the adapter with its gradient and optimizer; activations.
 
@@ -236,9 +243,10 @@ def training_bytes(
     tokens     of one picture and its caption
     adapter    numbers of the adapter
     optimizer  bytes for each of them, itself and its gradient included
+    first      main block that learns: nothing is kept of those before it
     """
     kept, peak, end = _KEPT[full]
-    blocks, token = int(config["n_layers"]), int(config["dim"]) * full * batch * tokens
+    blocks, token = int(config["n_layers"]) - first, int(config["dim"]) * full * batch * tokens
     widths = blocks + peak if checkpointing else blocks * kept + end
     return Phase("train", transformer_weights(config).size("", full) + adapter * optimizer, token * widths)
 

@@ -169,6 +169,8 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
+    if kind is str and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # a trigger word 2024, block 3
     if type(value) is not kind:
         raise TypeError({bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind])
     return value

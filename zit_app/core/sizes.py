@@ -164,12 +164,14 @@ def null_space_numbers(lora: LoraSettings, config: Config) -> int:
     """Of the directions that `training.protection = "null_space"` keeps: one set for each input that layers share."""
     shapes = _shapes(int(config["dim"]), "feed_forward" in lora.targets)
     widths = [shapes[first][1] for first in (0, 3, 4, 6) if first < len(shapes)]  # of q k v; out; w1 w3; w2
-    return int(config["n_layers"]) * sum(width * min(width, NULL_SPACE_DIRECTIONS) for width in widths)
+    blocks = lora.learning_blocks(int(config["n_layers"]))
+    return len(blocks) * sum(width * min(width, NULL_SPACE_DIRECTIONS) for width in widths)
 
 
 def _adapter(lora: LoraSettings, config: Config) -> list[tuple[int, int]]:
     """Numbers in vectors and in matrices, for each layer that learns."""
-    layers = _shapes(int(config["dim"]), "feed_forward" in lora.targets) * int(config["n_layers"])
+    blocks = lora.learning_blocks(int(config["n_layers"]))
+    layers = _shapes(int(config["dim"]), "feed_forward" in lora.targets) * len(blocks)
     return [_layer(lora, rows, columns) for rows, columns in layers]
 
 

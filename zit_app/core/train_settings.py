@@ -1,5 +1,6 @@
 """Everything that decides a training, in the tables and under the key names of the AC-RF documents."""
 
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -133,6 +134,7 @@ class LoraSettings:
         "Layers that learn: q, k, v, out, and w1, w2, w3",
         choices=("attention+feed_forward", "attention"),
     )
+    layers: str = setting("", "Main blocks that learn, numbers and ranges such as 10-19, 25; empty = all")
     network_type: str = setting(
         "lora",
         "lora: two thin matrices; dora: length and direction of the weights apart; lokr: Kronecker product",
@@ -146,6 +148,23 @@ class LoraSettings:
         8, "lokr: size of the small factor, or the next divisor of a width below", minimum=2, maximum=256
     )
     lokr_full_rank: bool = setting(True, "lokr: the large factor as one whole matrix instead of two of the rank")
+
+    def learning_blocks(self, count: int) -> list[int]:
+        """Numbers of the main blocks that learn, of a model's ``count``.
+
+        Raises ZitError for what is no number or range, and for blocks that the model does not have.
+        """
+        numbers: set[int] = set()
+        for part in filter(None, (one.strip() for one in self.layers.split(","))):
+            match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
+            first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if not first <= last < count:
+                raise ZitError(
+                    f"lora.layers: {part!r} names none of this model's main blocks, 0 to {count - 1}.",
+                    "Write numbers and ranges with commas between them, such as 10-19, 25, or leave it empty for all.",
+                )
+            numbers.update(range(first, last + 1))
+        return sorted(numbers) or list(range(count))
 
 
 @dataclass(frozen=True)
@@ -226,6 +245,9 @@ class TrainingSettings:
     )
     tether: float = setting(
         0.5, "Weight of staying near the untrained model at the nodes (Huber 0.08)", minimum=0.0, maximum=100.0
+    )
+    tether_pictures: bool = setting(
+        True, "Tether on the pictures, too, at the nodes; off = unrelated prompts alone hold, and more is learnt"
     )
     tether_unrelated: float = setting(
         0.25,

@@ -32,12 +32,18 @@ def refuse_contradictions(settings: TrainSettings, dataset: Path, model: Path, d
             f"training.protection = null_space works with a LoRA only, not with {lora.network_type}.",
             "Set lora.network_type to lora, or training.protection to tether.",
         )
+    if training.tethered and not training.tether_pictures and not training.tether_unrelated:
+        raise ZitError(
+            "The tether holds neither the pictures nor unrelated prompts.",
+            "Switch training.tether_pictures on, or set training.tether_unrelated to more than 0.",
+        )
     check_optimizer(training, device)
     if settings.dataset.mask_loss and dataset.is_dir():
         named_masks(dataset)
     with torch.device("meta"):
         blank = ZImageTransformer2DModel.from_config(read_json(model / "transformer" / "config.json"))
-    check_targets(blank, lora.targets, lora.extra_targets, lora.network_type, lora.lokr_factor)
+    blocks = lora.learning_blocks(len(blank.layers))
+    check_targets(blank, lora.targets, lora.extra_targets, lora.network_type, lora.lokr_factor, blocks)
     guard = training_adapter(settings)
     if guard is not None:
         check_fit(blank, guard)

@@ -68,13 +68,14 @@ def draw(work: Work, state: TrainState, batch: Sequence[int]) -> Draws:
 def picture_term(work: Work, state: TrainState, batch: Sequence[int], draws: Draws) -> Term:
     """w(σ) d(v, n - x0) at x = (1 - σ) x0 + σ n, and tether · Huber(v, v_untrained) where σ is at a node."""
     acrf, training, share = work.settings.acrf, work.settings.training, own_share(work.accelerator, len(batch))
+    tethered = training.tethered and training.tether_pictures
     seen_2B = torch.zeros(2, len(batch), device=work.device)
     if not batch[share]:
         return torch.zeros((), device=work.device), seen_2B
     x0_SCHW, noise_SCHW, sigma_S, caps = _share(work, batch, draws, share)
     x_SCHW = noisy(x0_SCHW, noise_SCHW, sigma_S)
     with work.accelerator.autocast():
-        if work.settings.training.tethered:
+        if tethered:
             held = at_nodes(draws.sigma_B[share], work.nodes_N, state.sampler.reach_K)
             frozen_MCHW = frozen_velocity(state.transformer, x_SCHW, sigma_S, caps, held)
         v_SCHW = predict_velocity(state.transformer, x_SCHW, sigma_S, caps)
@@ -84,7 +85,7 @@ def picture_term(work: Work, state: TrainState, batch: Sequence[int], draws: Dra
         compared_SCHW = masked(v_SCHW, velocity(x0_SCHW, noise_SCHW), mask_S1HW)
     plain_S = sample_losses(acrf, compared_SCHW, x_SCHW, x0_SCHW, noise_SCHW, sigma_S, work.lab)
     losses_S = min_snr(sigma_S, acrf.snr_gamma) * plain_S
-    if work.settings.training.tethered:
+    if tethered:
         losses_S = losses_S + training.tether * tether_losses(v_SCHW, held, frozen_MCHW)
     seen_2B[:, share] = torch.stack([sigma_S, plain_S.detach()])
     return losses_S.sum(), seen_2B

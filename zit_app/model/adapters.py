@@ -8,7 +8,7 @@ Adapter weights are fp32, the base stays frozen in whatever type it has.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -40,14 +40,18 @@ _OWN = re.compile(rf"\.({'|'.join(_PARTS)})\.{ADAPTER_NAME}(?=$|\.weight$)")
 
 
 def target_modules(
-    transformer: ZImageTransformer2DModel, targets: str = "attention+feed_forward", extra: str = ""
+    transformer: ZImageTransformer2DModel,
+    targets: str = "attention+feed_forward",
+    extra: str = "",
+    blocks: Iterable[int] | None = None,
 ) -> list[str]:
-    """The linear layers that are trained: 7 a main block, 210 on the real model, and those whose names end in one of
-    ``extra`` (with commas between them).
+    """The linear layers that are trained: 7 in each of the main ``blocks`` (None = all: 210 on the real model), and
+    those whose names end in one of ``extra`` (with commas between them).
 
     Raises ZitError for a part that must stay frozen and for a name that no layer has.
     """
-    names = [f"layers.{i}.{tail}" for i in range(len(transformer.layers)) for tail in TARGETS[targets]]
+    chosen = range(len(transformer.layers)) if blocks is None else blocks
+    names = [f"layers.{i}.{tail}" for i in chosen for tail in TARGETS[targets]]
     linear = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
     for wanted in filter(None, (one.strip() for one in extra.split(","))):
         found = [name for name in linear if name == wanted or name.endswith(f".{wanted}")]
@@ -72,6 +76,7 @@ def attach_lora(
     *,
     kind: str = "lora",
     extra_targets: str = "",
+    blocks: Iterable[int] | None = None,
     rslora: bool = False,
     factor: int = 8,
     full_rank: bool = True,
@@ -81,7 +86,7 @@ def attach_lora(
     Its random half starts from Kaiming's uniform (a = sqrt 5, as in peft) out of ``seed`` alone, the other from zero.
     Raises ZitError for layers that cannot be trained and a LoKr factor that does not fit them.
     """
-    names = check_targets(transformer, targets, extra_targets, kind, factor)
+    names = check_targets(transformer, targets, extra_targets, kind, factor, blocks)
     transformer.requires_grad_(False)
     config: Any  # peft types alpha as int and uses it as a factor
     if kind == "lokr":
@@ -138,10 +143,15 @@ def adapter_disabled(transformer: ZImageTransformer2DModel) -> Iterator[None]:
 
 
 def check_targets(
-    transformer: ZImageTransformer2DModel, targets: str, extra_targets: str, kind: str, factor: int
+    transformer: ZImageTransformer2DModel,
+    targets: str,
+    extra_targets: str,
+    kind: str,
+    factor: int,
+    blocks: Iterable[int] | None = None,
 ) -> list[str]:
     """The modules that an adapter of this kind would take. Raises ZitError as ``attach_lora``; needs no weights."""
-    names = target_modules(transformer, targets, extra_targets)
+    names = target_modules(transformer, targets, extra_targets, blocks)
     if kind == "lokr":
         _check_factor(transformer, names, factor)
     return names

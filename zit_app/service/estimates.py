@@ -105,6 +105,7 @@ def step_memory(settings: TrainSettings, config: Config, pixels: int, card: bool
         training.gradient_checkpointing,
         numbers,
         LORA_BYTES[optimizer],
+        _first_block(settings, int(config["n_layers"])),
     )
     if settings.lora.network_type != "lora" or training.protection not in ("null_space", "auto"):
         return step  # auto, where the model is not known yet, is counted at the most
@@ -121,15 +122,23 @@ def tokens(settings: TrainSettings, folder: Path) -> int:
 def work(settings: TrainSettings, folder: Path) -> float:
     """Work of an optimizer step, in forward passes of a token.
 
-    A backward pass through frozen weights costs as much as a forward pass; gradient checkpointing adds a forward pass,
-    the tether one of the untrained model for the samples at the nodes and for those of unrelated prompts.
+    A backward pass through frozen weights costs as much as a forward pass and ends at the first main block that learns;
+    gradient checkpointing adds a forward pass of the same blocks, the tether one of the untrained model for the samples
+    at the nodes and for those of unrelated prompts.
     """
     training, data = settings.training, settings.dataset
-    passes = 2.0 + training.gradient_checkpointing
+    blocks = int(transformer_config(folder)["n_layers"])
+    back = 1 - _first_block(settings, blocks) / blocks
+    passes = 1 + (1 + training.gradient_checkpointing) * back
     if training.tethered:
         at_nodes = {"anchor": 1.0, "mixture": settings.acrf.anchor_share}.get(settings.acrf.sampler, 0.0)
-        passes += at_nodes + 3 * training.tether_unrelated
+        passes += at_nodes * training.tether_pictures + (2 + back) * training.tether_unrelated
     return training.gradient_accumulation_steps * data.batch_size * tokens(settings, folder) * passes
+
+
+def _first_block(settings: TrainSettings, blocks: int) -> int:
+    """The first main block that a backward pass comes to; further layers may lie anywhere."""
+    return 0 if settings.lora.extra_targets else min(settings.lora.learning_blocks(blocks))
 
 
 def measured_pace(model: str, folder: Path, done: Sequence[RunView]) -> float | None:

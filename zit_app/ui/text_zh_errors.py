@@ -392,6 +392,10 @@ ERRORS = {
     "training.protection = null_space works with a LoRA only, not with {}.": (
         "保护方式 null_space 只适用于 LoRA，不适用于 {0}。"
     ),
+    "The tether holds neither the pictures nor unrelated prompts.": "牵引既不作用于图片，也不作用于无关提示词。",
+    "Switch training.tether_pictures on, or set training.tether_unrelated to more than 0.": (
+        "请打开“图片牵引”，或把“无关牵引”设为大于 0。"
+    ),
     "Set lora.network_type to lora, or training.protection to tether.": (
         "请将适配器类型设为 lora，或将保护方式设为 tether。"
     ),
@@ -415,6 +419,10 @@ ERRORS = {
         "额外的层：{0} 必须保持冻结，训练它会损坏模型。"
     ),
     "Take it out of extra_targets.": "请从额外的层中去掉它。",
+    "lora.layers: {} names none of this model's main blocks, 0 to {}.": "训练的块：{0} 不是此模型的主块（0 到 {1}）。",
+    "Write numbers and ranges with commas between them, such as 10-19, 25, or leave it empty for all.": (
+        "请用逗号分隔编号与范围，例如 10-19, 25；留空则为全部。"
+    ),
     "lora.extra_targets: no linear layer is called {}.": "额外的层：没有名为 {0} 的线性层。",
     "The saved LoRA weights do not fit this model, rank or set of layers.": "保存的 LoRA 权重与此模型、秩或层不匹配。",
     "Resume with the model and the settings that the run was started with.": "请用任务开始时的模型和设置继续。",

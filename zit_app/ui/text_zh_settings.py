@@ -40,6 +40,7 @@ TABLE = {
     "network_dim": ("秩", "LoRA 的秩"),
     "network_alpha": ("Alpha", "LoRA 的 alpha：作用按 alpha / 秩 缩放"),
     "targets": ("训练的层", "参与学习的层：q、k、v、out，以及 w1、w2、w3"),
+    "layers": ("训练的块", "参与学习的主块，编号或范围，例如 10-19, 25；留空 = 全部"),
     "extra_targets": ("其他层", "其他线性层，按名称结尾，用逗号分隔；必须冻结的层会被拒绝"),
     "rslora": ("rsLoRA", "lora 与 dora：按 alpha / sqrt(秩) 缩放，高秩学得一样快"),
     "lokr_factor": ("LoKr 因子", "lokr：小因子的大小，或其下最近的宽度约数"),
@@ -76,6 +77,7 @@ TABLE = {
     ),
     "null_space": ("零空间", "null_space：无关提示词所用方向中保持不动的比例；越大保持得越牢，学得越慢"),
     "tether": ("牵引", "在节点上贴近未训练模型的权重（Huber 0.08）"),
+    "tether_pictures": ("图片牵引", "在节点上对训练图片也牵引；关闭 = 只由无关提示词牵引，学得更多"),
     "tether_unrelated": ("无关牵引", "在与图片无关的提示词上也牵引：每张图片多少个状态，各一次前向"),
     "protection_adapter": ("训练适配器", "训练适配器的文件：训练时启用，其余时候取下"),
     "protection_base": (
