@@ -12,6 +12,7 @@ from zit_app.engine.pocket.study import claims, probes
 from zit_app.engine.pocket.study.claims import CLAIMS, Claim, verdict
 from zit_app.engine.pocket.study.report import bars_svg, write_report
 from zit_app.engine.pocket.study.rows import COMMON, ROWS
+from zit_app.engine.pocket.study.sizes import SIZES, label
 
 
 def rows(left: list[float], right: list[float]) -> dict[str, dict[str, dict[str, float]]]:
@@ -36,7 +37,8 @@ def test_a_claim_is_judged_by_its_figures(left: list[float], right: list[float],
 
 
 def test_every_claim_compares_rows_that_are_trained() -> None:
-    assert {row for claim in CLAIMS for row in (claim.left, claim.right)} <= set(ROWS)
+    compared = {row for claim in CLAIMS for row in (claim.left, claim.right)}
+    assert compared <= {*ROWS, *map(label, SIZES)} and not {*map(label, SIZES)} & {*ROWS}
 
 
 def test_every_row_is_a_setting_that_exists_and_changes_something() -> None:
@@ -82,5 +84,13 @@ def test_the_page_says_what_is_open(tmp_path: Path) -> None:
     page = write_report(figures, tmp_path / "study").read_text(encoding="utf-8")
     assert claims.OPEN in page and claims.CONFIRMED not in page
     assert "Not trained yet: §8.4 the whole method" in page
+    assert "Not measured yet" in page
     assert "0.50 times that of uniform" in page and "3.00 times at 0.02 and 2.00 times at 0.98" in page
     assert (tmp_path / "study" / "error.svg").exists()
+    sizes = {
+        "50 pictures": {str(n): {"peak, MB": 700.0 + n, "seconds a step": 0.5} for n in range(3)},
+        "200 pictures": {str(n): {"peak, MB": 900.0 + n, "seconds a step": 0.5} for n in range(3)},
+    }
+    page = write_report({**figures, "sizes": sizes}, tmp_path / "study").read_text(encoding="utf-8")
+    assert "50 pictures 701 ± 1, 200 pictures 901 ± 1 | **confirmed**" in page
+    assert "| 200 pictures | 3 | 901 ± 1 | 0.5 ± 0 |" in page

@@ -27,6 +27,7 @@ CLAIMS = (
     Claim("§2.3, §8.4", "at the nodes the loss swings less", "swing of the loss", "nodes", "uniform"),
     Claim("§8.4", "at the nodes training gets further in the same steps", "held-out loss", "nodes", "uniform"),
     Claim("§8.4", "the whole method gets further than uniform levels", "error", "AC-RF in full", "uniform"),
+    Claim("§8.3", "more pictures need more memory", "peak, MB", "50 pictures", "200 pictures"),
     Claim("§9.1", "four nodes end at a higher loss than ten", "held-out loss", "10 nodes", "4 nodes"),
     Claim("§9.1", "twenty nodes end at a lower loss than ten", "held-out loss", "20 nodes", "10 nodes"),
     Claim("§3, §9.2", "γ = 5 is better than no weight", "error", "γ 5", "nodes"),

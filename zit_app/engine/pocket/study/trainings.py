@@ -6,6 +6,7 @@ C concepts, B batch, N nodes.
 import math
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from zit_app.engine.pocket.questions import Questions
 from zit_app.engine.pocket.score import sharpness
 from zit_app.engine.pocket.study.probes import probe
 from zit_app.engine.pocket.study.rows import COMMON, ROWS, Row
+from zit_app.engine.pocket.study.sizes import measure_sizes
 from zit_app.engine.pocket.styles import COMPUTED
 from zit_app.engine.pocket.twin import unrelated
 from zit_app.flow.schedule import noisy, velocity
@@ -75,6 +77,10 @@ def run_study(
         taught = [questions.flat[i] for i in teach.split().taught]
         names = [teach.prompt(questions.pairs.concepts[i].en) for i in teach.split().taught]
         figures["probes"] = probe(exam.painter, _latents(exam.painter, [COMPUTED[STYLE](p) for p in taught]), names)
+        write_json(file, figures)
+    if "sizes" not in figures and sys.platform == "linux":
+        note("memory and time by number of pictures")
+        figures["sizes"] = measure_sizes(questions, STYLE, work, note)
         write_json(file, figures)
     wanted = [(name, seed) for seed in range(seeds) for name in ROWS if not only or name in only]
     for name, seed in [(UNTRAINED, 0), *wanted]:
