@@ -54,6 +54,24 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "training.tether_unrelated=1",
         "training.unrelated_count=152",
     ),
+    **{
+        f"block {block} alone": (
+            "acrf.sampler=uniform",
+            "training.protection=base",
+            *BASE,
+            f"lora.layers={block}",
+        )
+        for block in range(6)
+    },
+    "block 3 alone, held": (
+        *BASE,
+        "lora.layers=3",
+        "training.protection=base+tether",
+        "training.tether=4",
+        "training.tether_pictures=false",
+        "training.tether_unrelated=1",
+        "training.unrelated_count=152",
+    ),
     "null space": ("acrf.sampler=uniform", *NULL_SPACE),
     "null space, few prompts": ("acrf.sampler=uniform", *NULL_SPACE, "training.unrelated_count=16"),
     "replay": (*UNPROTECTED, "training.replay=0.25"),
@@ -101,7 +119,7 @@ def measure_protections(
 
 def settings_of(name: str, steps: int, seed: int, work: Path) -> TrainSettings:
     """The demo's settings with a variant's; a training adapter is built first where the variant needs one."""
-    changes = [RATE, *VARIANTS[name], f"training.max_steps={steps}", f"training.seed={seed}"]
+    changes = [RATE, "lora.layers=", *VARIANTS[name], f"training.max_steps={steps}", f"training.seed={seed}"]
     if name in ("adapter", "both"):
         changes.append(f'training.protection_adapter="{guard_of(work).as_posix()}"')
     changes.append(f'training.unrelated_prompts="{unrelated_prompts(work).as_posix()}"')
