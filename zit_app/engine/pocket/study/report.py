@@ -85,8 +85,8 @@ def _sizes(sizes: Figures) -> str:
         "## Memory and time by number of pictures",
         "",
         f"§8.3 gives 17.2 GB for 50 pictures, 18.1 for 100, 18.5 for 200, and as much time a step. Measured here: "
-        f"{SIZE_STEPS} steps of 8 pictures from a finished cache, each training a process of its own on two CPU cores "
-        "that other programs used, too; the peak is that of the whole process.",
+        f"{SIZE_STEPS} steps of 8 pictures from a finished cache, each training a process of its own on two CPU cores; "
+        "the peak is that of the whole process.",
         "",
         "| | trainings | " + " | ".join(measures) + " |",
         "|---" * (len(measures) + 2) + "|",

@@ -49,10 +49,12 @@ def label(count: int) -> str:
 
 
 def _pictures(questions: Questions, style: str, count: int, folder: Path) -> Path:
-    """The first ``count`` concepts in the computed style, with their captions."""
+    """``count`` of the 200 concepts in the computed style, with their captions; spread, as neighbours have captions of
+    like length."""
     folder.mkdir(parents=True, exist_ok=True)
-    for concept, flat in zip(questions.pairs.concepts[:count], questions.flat[:count], strict=True):
-        COMPUTED[style](flat).save(folder / f"{concept.key}.png")
+    for i in range(0, len(questions.flat), len(questions.flat) // count):
+        concept = questions.pairs.concepts[i]
+        COMPUTED[style](questions.flat[i]).save(folder / f"{concept.key}.png")
         (folder / f"{concept.key}.txt").write_text(teach.prompt(concept.en) + "\n", encoding="utf-8")
     return folder
 
