@@ -109,7 +109,7 @@ class Advanced:
     def _spoken(self, value: Any) -> str:
         if isinstance(value, bool):
             return self.w(f"train.{str(value).lower()}")
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{value:g}" if isinstance(value, float) else str(value) or self.w("train.empty")
 
     def _values(self, preset: str) -> list[Any]:
         settings = preset_settings(preset)

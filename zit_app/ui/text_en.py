@@ -210,6 +210,7 @@ TABLE = {
     "train.put_back": "Put {name} back to {value}",
     "train.true": "on",
     "train.false": "off",
+    "train.empty": "empty",
     "train.about": "about {time}",
     "train.time_unknown": "time not known yet",
     "train.costs": "{time}\n{memory} · {file} file",

@@ -197,6 +197,7 @@ TABLE = {
     "train.put_back": "将“{name}”恢复为 {value}",
     "train.true": "开",
     "train.false": "关",
+    "train.empty": "空",
     "train.about": "约 {time}",
     "train.time_unknown": "用时尚不清楚",
     "train.costs": "{time}\n{memory} · 文件 {file}",
