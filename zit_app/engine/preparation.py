@@ -20,7 +20,7 @@ from torch import Tensor
 from zit_app.core import paths
 from zit_app.core.progress import Progress
 from zit_app.core.settings import parse_toml
-from zit_app.core.train_settings import AcrfSettings, LoraSettings, TrainSettings
+from zit_app.core.train_settings import AcrfSettings, TrainSettings
 from zit_app.data.index import component_fingerprint
 from zit_app.engine.aids import Aid, TrainingAdapter, UndistilledWeights, training_adapter, undistilled
 from zit_app.engine.batches import DataOrder
@@ -75,7 +75,8 @@ def prepare(
     inputs: dict[str, Tensor] = {}  # of the layers that learn in a null space
     if texts and (training.health_every or base_model is None):
         apart = training.protection == "null_space"
-        learning = target_modules(transformer, lora.targets, lora.extra_targets, learning_blocks(transformer, lora))
+        blocks = lora.learning_blocks(len(transformer.layers))
+        learning = target_modules(transformer, lora.targets, lora.extra_targets, blocks)
         frozen, inputs = watched(model, learning if apart else ())
         frozen = with_recall(frozen, transformer) if training.health_every else frozen
     held_to = frozen
@@ -152,16 +153,11 @@ def attach(transformer: ZImageTransformer2DModel, settings: TrainSettings) -> No
         settings.training.seed,
         kind=lora.network_type,
         extra_targets=lora.extra_targets,
-        blocks=learning_blocks(transformer, lora),
+        blocks=lora.learning_blocks(len(transformer.layers)),
         rslora=lora.rslora,
         factor=lora.lokr_factor,
         full_rank=lora.lokr_full_rank,
     )
-
-
-def learning_blocks(transformer: ZImageTransformer2DModel, lora: LoraSettings) -> list[int]:
-    """Numbers of the main blocks that learn."""
-    return lora.learning_blocks(len(transformer.layers))
 
 
 def new_sampler(acrf: AcrfSettings, nodes_N: Tensor) -> SigmaSampler:

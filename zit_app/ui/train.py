@@ -111,7 +111,10 @@ class TrainTab:
 
     def _card(self, name: str, model: str | None, count: int, done: Sequence[runs.RunView]) -> str:
         w = self.w
-        found = self._estimate(preset_settings(name), model, count, done)
+        try:
+            found = self._estimate(preset_settings(name), model, count, done)
+        except ZitError:  # the model has gone a moment ago: the next look has another one
+            found = None
         costs = w("train.costs", **self._costs(found)) if found else ""
         return f"{w(f'preset.{name}')}\n{w(f'preset.{name}_help')}\n{costs}"
 
@@ -123,24 +126,20 @@ class TrainTab:
     def _estimate(
         self, settings: TrainSettings, model: str | None, count: int, done: Sequence[runs.RunView]
     ) -> Estimate | None:
-        try:
-            return estimate(settings, model, count, done, bool(machine().cards)) if model else None
-        except ZitError:  # the model has gone a moment ago: the next look has another one
-            return None
+        return estimate(settings, model, count, done, bool(machine().cards)) if model else None
 
     def _read_plan(
         self, now: Snapshot, preset: str, dataset: str | None, model: str | None, *values: Any
     ) -> Sequence[Any]:
         """How long the training will be, what it costs, and what differs from the preset."""
-        w, changed = self.w, self.advanced.differences(preset, values)
+        w, changed, count = self.w, self.advanced.differences(preset, values), pictures_in(dataset)
         try:
             settings = self.advanced.settings(values, "")
+            found = self._estimate(settings, model, count, now.of("train"))
         except ZitError as error:
             return [cards.note(w.error(error), "warning"), changed]
-        count = pictures_in(dataset)
         if not count:
             return [cards.note(w("train.no_dataset_help")), changed]
-        found = self._estimate(settings, model, count, now.of("train"))
         if found is None:
             return [cards.note(w("model.none_help")), changed]
         rank = settings.lora.network_dim

@@ -181,7 +181,8 @@ def _ceilings(questions: Questions, painter: Painter, data: dict[str, Path]) -> 
     """What the data sets' own pictures get once the model's autoencoder has redrawn them."""
     art, subject = ([Image.open(file).convert("RGB") for file in sorted(data[kind].glob("*.png"))] for kind in data)
     drawn = through_vae(painter, [picture.resize((SIZE, SIZE)) for picture in art])
-    return {"sharpness": sharpness(drawn), **_recognised(questions, through_vae(painter, subject))}
+    seen = (look(questions.judge, drawn)[1] == STYLES.index(NEW_ART)).float().mean().item()
+    return {"style seen": seen, "sharpness": sharpness(drawn), **_recognised(questions, through_vae(painter, subject))}
 
 
 def _unrelated(questions: Questions, painter: Painter, adapter: Path | None) -> dict[str, float]:

@@ -63,12 +63,21 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         )
         for block in range(6)
     },
+    "all blocks, nodes too": ("training.protection=base", *BASE),
     "block 3 alone, held": (
         *BASE,
         "lora.layers=3",
         "training.protection=base+tether",
         "training.tether=4",
         "training.tether_pictures=false",
+        "training.tether_unrelated=1",
+        "training.unrelated_count=152",
+    ),
+    "block 3 alone, held, its pictures too": (
+        *BASE,
+        "lora.layers=3",
+        "training.protection=base+tether",
+        "training.tether=4",
         "training.tether_unrelated=1",
         "training.unrelated_count=152",
     ),
