@@ -4,6 +4,8 @@ import logging
 import os
 import warnings
 
+from zit_app.core.lean import lean
+
 _ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
@@ -19,8 +21,9 @@ _ENVIRONMENT = {
 def quiet() -> None:
     """Silence warnings and log records below "error" of every library; call it before any of them is imported.
 
-    What a user has set in the environment stays. Errors still reach standard error.
+    What a user has set in the environment stays. Errors still reach standard error. They start quicker, too (`lean`).
     """
+    lean()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
