@@ -35,6 +35,8 @@ def test_it_shows_the_clean_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert torch.allclose(clean, target + i, atol=1e-4)
     with Image.open(tmp_path / "preview.jpg") as sheet:
         assert sheet.size == (6, 3)  # two pictures of 3 × 3 beside each other
+        sheet.load()
+    assert (tmp_path / "preview.jpg").stat().st_size == step_preview.ROOM  # whatever is on it
 
 
 def test_the_colours_of_the_embedded_model_are_near_its_decoder(home: Path) -> None:

@@ -8,6 +8,7 @@ Shapes: B pictures, C latent channels, H W latent pixels.
 """
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from zit_app.model.latents import to_colours
 
 SECONDS = 0.5  # between two previews at least
 SHARE = 0.03  # of the time at most goes into them
+ROOM = 1 << 14  # bytes: sizes are rounded up to it
 
 
 class StepPreview:
@@ -55,3 +57,5 @@ class StepPreview:
             sheet.paste(Image.fromarray(picture.numpy()), (i % columns * width, i // columns * height))
         with replacing(self.file, durable=False) as temporary:
             sheet.save(temporary, quality=90)
+            # A server that told the size of one preview and sends the next one breaks off; so they have one size.
+            os.truncate(temporary, math.ceil(temporary.stat().st_size / ROOM) * ROOM)

@@ -22,6 +22,7 @@ BUSY = ("queued", *AT_WORK)
 BROKEN = ("failed", "interrupted")
 SHOWN = 60  # pictures, the newest; older ones are found by searching
 MILLISECONDS = 600  # between two looks at the picture that is being drawn; the worker writes one each half second
+MILLISECONDS_AFTER_FAILURE = 2000  # it may have gone, which the page sees by then
 
 
 class Gallery:
@@ -98,8 +99,9 @@ def step_preview(run: Path, label: str) -> str:
     if not (run / PREVIEW).is_file():
         return ""
     address = url(run / PREVIEW)
-    again = f"setTimeout(() => {{ if (this.isConnected) this.src = '{address}?' + Date.now() }}, {MILLISECONDS})"
-    return f'<figure class="glance"><img src="{address}" alt="{escape(label)}" onload="{escape(again)}"></figure>'
+    again = f"setTimeout(() => {{ if (this.isConnected) this.src = '{address}?' + Date.now() }}, %d)"
+    events = f'onload="{escape(again % MILLISECONDS)}" onerror="{escape(again % MILLISECONDS_AFTER_FAILURE)}"'
+    return f'<figure class="glance"><img src="{address}" alt="{escape(label)}" {events}></figure>'
 
 
 def whole(w: Words, picture: str) -> Restored:
