@@ -46,6 +46,14 @@ class _Watch:
     read: Callable[..., Sequence[Any]]
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A window's last look: what it was asked with, and a mark of each thing that it showed."""
+
+    values: tuple[Any, ...]
+    marks: tuple[int, ...]
+
+
 @dataclass
 class Page:
     """One language's page while it is built. `tabs` is set by whoever builds the tabs."""
@@ -65,28 +73,35 @@ class Page:
 
         One look at a time, and the last one asked for is never left out: were two on their way, the older answer could
         come last and stay on the page, while `seen` holds what the newer one said.
+
+        Gradio searches the page from its beginning for each input and output of an event, and at every event for each
+        component that ever showed progress. So a tick carries nothing, as `seen` also holds the inputs, which cannot
+        change without a look; progress is "shown" on one hidden number; what a tick needs comes first on the page.
         """
-        seen = gr.State(())
+        seen = gr.State(None)
         due = gr.Number(0, visible="hidden")  # a State tells its changes only by way of the queue
         timer = gr.Timer(SECONDS)
+        blocks.children[:] = blocks.children[-3:] + blocks.children[:-3]
         inputs: list[Any] = [seen, *(component for watch in self._watches for component in watch.inputs)]
         outputs = [seen, *(component for watch in self._watches for component in watch.outputs)]
         quietly: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        timer.tick(self._peek, inputs, due, **quietly)
+        quietly["show_progress_on"] = due
+        timer.tick(self._peek, seen, due, **quietly)
         triggers = [blocks.load, due.change, *(component.change for component in inputs[1:])]
         gr.on(triggers, self._look, inputs, outputs, trigger_mode="always_last", **quietly)
 
-    def _peek(self, seen: tuple[int, ...], *values: Any) -> Any:
-        """Whether another look is due. Gradio builds each output anew even to skip it, which costs a page at rest most
-        of its time; this has one output."""
-        return gr.skip() if self._marks(self._read(values)) == seen else time.monotonic()
+    def _peek(self, seen: _Seen | None) -> Any:
+        """Whether another look is due."""
+        if seen is not None and self._marks(self._read(seen.values)) == seen.marks:
+            return gr.skip()
+        return time.monotonic()
 
-    def _look(self, seen: tuple[int, ...], *values: Any) -> list[Any]:
+    def _look(self, seen: _Seen | None, *values: Any) -> list[Any]:
         found = self._read(values)
         marks = self._marks(found)
-        old = seen or (None,) * len(found)
+        old = seen.marks if seen is not None else (None,) * len(found)
         together = zip(found, marks, old, strict=True)
-        return [marks, *(gr.skip() if mark == before else value for value, mark, before in together)]
+        return [_Seen(values, marks), *(gr.skip() if mark == before else value for value, mark, before in together)]
 
     def _read(self, values: Sequence[Any]) -> list[Any]:
         """What every watch gives now, one after the other."""
