@@ -1,51 +1,69 @@
-"""Keep a library from loading a compiler that nobody asked for."""
+"""Keep libraries from doing, whenever they are imported, what nobody here asked them for."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-_LIBRARY = "bitsandbytes"
-
 
 def lean() -> None:
-    """From now on bitsandbytes, which diffusers and peft bring along, is imported without torch's compiler.
-
-    It marks functions of its generic back end with ``torch.compile``, which loads inductor: 550 modules, a sixth of a
-    cold start. Cards and processors have back ends of their own; the marked ones give the same values uncompiled.
-    """
-    if not any(isinstance(finder, _Uncompiled) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Uncompiled())
+    """From now on the modules in `_WITHOUT` are imported without what their functions there leave out."""
+    if not any(isinstance(finder, _Lean) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Lean())
 
 
-class _Uncompiled(MetaPathFinder):
+class _Lean(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != _LIBRARY:
+        if fullname not in _WITHOUT:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _without_compiler(spec.loader.exec_module)  # type: ignore[assignment]
+            execute, without = spec.loader.exec_module, _WITHOUT[fullname]
+
+            def run(module: ModuleType) -> None:
+                with without(module):
+                    execute(module)
+
+            spec.loader.exec_module = run  # type: ignore[method-assign]
         return spec
 
 
-def _without_compiler(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
-    def run(module: ModuleType) -> None:
-        torch: Any = sys.modules.get("torch")  # loaded by those that bring the library along
-        if torch is None:
-            return execute(module)
-        real, torch.compile = torch.compile, _as_it_is
-        try:
-            execute(module)
-        finally:
-            torch.compile = real
-
-    return run
+@contextmanager
+def _compiler(_module: ModuleType) -> Iterator[None]:
+    """bitsandbytes, which diffusers and peft bring along, marks functions of its generic back end with
+    ``torch.compile``, which loads inductor: 550 modules, a sixth of a cold start. Cards and processors have back ends
+    of their own; the marked functions give the same values uncompiled."""
+    torch: Any = sys.modules.get("torch")  # loaded by those that bring it along
+    if torch is None:
+        yield
+        return
+    real, torch.compile = torch.compile, _as_it_is
+    try:
+        yield
+    finally:
+        torch.compile = real
 
 
 def _as_it_is(function: Any = None, **_settings: Any) -> Any:
     """``torch.compile`` in both of its uses, bare and with settings, that compiles nothing."""
     return function if function is not None else _as_it_is
+
+
+@contextmanager
+def _stub_files(module: ModuleType) -> Iterator[None]:
+    """Gradio parses the source of each of its components and writes a type stub beside it, at every start: half of its
+    import. Where the project is installed for all, it could not even write there."""
+    yield
+    assert callable(module.create_or_modify_pyi)  # else another Gradio, which may do without
+    module.create_or_modify_pyi = lambda *_about: None  # type: ignore[attr-defined]
+
+
+_WITHOUT: dict[str, Callable[[ModuleType], AbstractContextManager[None]]] = {
+    "bitsandbytes": _compiler,
+    "gradio.component_meta": _stub_files,
+}

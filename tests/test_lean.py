@@ -1,0 +1,20 @@
+"""What libraries leave out while they are imported; `test_cli.py` asks a whole command for it."""
+
+import bitsandbytes
+import gradio
+import torch
+from gradio import component_meta
+
+
+def test_gradio_writes_no_stub_files() -> None:
+    assert component_meta.create_or_modify_pyi.__module__ == "zit_app.core.lean"
+    with gradio.Blocks():
+        box = gradio.Textbox()
+        assert box.change(lambda text: text, box) is not None
+
+
+def test_bitsandbytes_is_whole_and_torch_still_compiles() -> None:
+    x = torch.randn(64, 64)
+    packed, state = bitsandbytes.functional.quantize_4bit(x, blocksize=64, quant_type="nf4")
+    assert (bitsandbytes.functional.dequantize_4bit(packed, state) - x).abs().mean() < 0.1
+    assert torch.compile.__module__ == "torch"
