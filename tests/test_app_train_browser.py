@@ -94,6 +94,11 @@ def test_stop_in_the_sidebar_and_the_queue_in_chinese(app: App, browser: Any) ->
     visit = Visit(browser, app.address, locale="zh-CN")
     visit.open("train", "zh")
     visit.page.get_by_text(ZH["train.advanced"]).click()
+    layers = visit.page.locator("#setting_layers").locator("input, textarea")
+    layers.fill("99")
+    visit.shows("#plan", "不是此模型的主块")
+    layers.fill("0")
+    expect(visit.page.locator("#plan")).not_to_contain_text("主块")
     visit.page.locator("#setting_max_steps input").fill("5000")
     for name in ("first", "second", "third"):
         visit.page.locator("#train-name input, #train-name textarea").first.fill(name)
