@@ -151,6 +151,20 @@ def test_libraries_are_quiet_and_only_the_needed_ones_are_imported(tiny_model: P
     assert "bitsandbytes" in modules.split() and not any("inductor.codegen" in name for name in modules.split())
 
 
+@pytest.mark.parametrize("words", ["cache {} --model pocket", "caption {}", "train --dataset {} --model pocket"])
+def test_a_folder_without_pictures_is_refused_before_libraries_are_loaded(
+    words: str, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "notes.txt").write_text("no picture")
+    code = "import sys; from zit_app.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    given = [word.format(tmp_path / "none") for word in words.split()]
+    given += ["--preset", "style"] * (given[0] == "train")
+    ran = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, cwd=PROJECT, check=True)
+    assert ran.stdout == "1 False\n" and "holds no picture" in ran.stderr
+    assert not (home / "runs").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_model: Path, home: Path, tmp_path: Path, dataset: Path) -> None:
     changes = ["training.max_steps=100000", "dataset.resolution=64", "training.save_every=0"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zit_app.commands.words import STOPPED, existing_folder, model_flag, model_name
+from zit_app.commands.words import STOPPED, folder_of_pictures, model_flag, model_name
 from zit_app.core.cache_settings import CacheSettings, cache_toml
 from zit_app.core.flags import fields, setting_flag
 from zit_app.core.progress import Progress
@@ -16,7 +16,7 @@ from zit_app.core.workers import card_for_command
 def cache_command(arguments: argparse.Namespace) -> int:
     """Encode pictures and captions once, before training."""
     settings = CacheSettings(
-        dataset=str(existing_folder(arguments.dataset)),
+        dataset=str(folder_of_pictures(arguments.dataset)),
         model=model_name(arguments.model),
         **{name: getattr(arguments, name) for name in ("resolution", "batch_size", "only", "trigger_word")},
     )

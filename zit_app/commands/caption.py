@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zit_app.commands.words import STOPPED
+from zit_app.commands.words import STOPPED, folder_of_pictures
 from zit_app.core.caption_settings import CaptionSettings, caption_toml
 from zit_app.core.captioners import ENDPOINTS, check_endpoint, find_captioner
-from zit_app.core.errors import ZitError
 from zit_app.core.flags import WrongUsage, fields, setting_flag
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run, find_run
@@ -45,8 +44,7 @@ def caption_command(arguments: argparse.Namespace) -> int:
 def _new(arguments: argparse.Namespace) -> Run:
     if arguments.dataset is None:
         raise WrongUsage("zit caption needs a folder of pictures. See zit caption --help.")
-    if not arguments.dataset.is_dir():
-        raise ZitError(f"There is no folder {arguments.dataset}.", "Check the path.")
+    dataset = folder_of_pictures(arguments.dataset)
     given = {name: getattr(arguments, name) for name in _FLAGS}
     if given["captioner"] in ENDPOINTS:
         given["endpoint"] = check_endpoint(given["endpoint"])
@@ -54,7 +52,7 @@ def _new(arguments: argparse.Namespace) -> Run:
         found = find_captioner(given["captioner"])
         if os.path.isdir(given["captioner"]):
             given["captioner"] = str(found.absolute())
-    settings = CaptionSettings(dataset=str(arguments.dataset.absolute()), overwrite=arguments.overwrite, **given)
+    settings = CaptionSettings(dataset=str(dataset), overwrite=arguments.overwrite, **given)
     return Run.create("caption", arguments.dataset.name, caption_toml(settings))
 
 

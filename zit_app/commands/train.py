@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zit_app.commands.words import STOPPED, existing_folder, model_flag, model_name, prompt_lines
+from zit_app.commands.words import STOPPED, folder_of_pictures, model_flag, model_name, prompt_lines
 from zit_app.core.errors import ZitError
 from zit_app.core.flags import WrongUsage
 from zit_app.core.progress import Progress
@@ -121,7 +121,7 @@ def _job(arguments: argparse.Namespace) -> tuple[str, str]:
         prompt_lines(arguments.prompts)  # an error now and not after the model was loaded
         prompts, dataset = str(arguments.prompts.absolute()), ""
     else:
-        dataset = str(existing_folder(arguments.dataset))
+        dataset = str(folder_of_pictures(arguments.dataset))
     job = TrainJob(model_name(arguments.model), dataset, preset, prompts)
     name = arguments.name or (Path(dataset).name if dataset else Path(preset).stem)
     return name, job_toml(settings, job)

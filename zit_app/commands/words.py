@@ -36,6 +36,14 @@ def existing_folder(path: Path) -> Path:
     return path.absolute()
 
 
+def folder_of_pictures(path: Path) -> Path:
+    """The absolute path of a dataset. Raises ZitError when there is no such folder or no picture in it."""
+    from zit_app.data.pictures import check_pictures
+
+    check_pictures(existing_folder(path))
+    return path.absolute()
+
+
 def prompt_lines(path: Path) -> tuple[str, ...]:
     """The prompts of a file, one a line."""
     try:

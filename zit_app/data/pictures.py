@@ -73,6 +73,12 @@ class DatasetScan:
         return [item.name for item in self.items if not item.captions]
 
 
+def check_pictures(folder: Path) -> None:
+    """A quick look before anything is loaded. Raises ZitError when no file in the folder is named as a picture."""
+    if not any(file.suffix.lower() in EXTENSIONS for file in folder.rglob("*")):
+        raise _nothing(folder, [])
+
+
 def scan_dataset(folder: Path, known: Mapping[str, Item] | None = None, verify: bool = True) -> DatasetScan:
     """Read every picture of a folder once, to its last byte: a truncated one is found here and not while training.
 
