@@ -63,7 +63,15 @@ def _stub_files(module: ModuleType) -> Iterator[None]:
     module.create_or_modify_pyi = lambda *_about: None  # type: ignore[attr-defined]
 
 
+@contextmanager
+def _statistics(module: ModuleType) -> Iterator[None]:
+    """diffusers imports scipy.stats, 170 modules, for the beta schedule of schedulers that are not used here."""
+    yield
+    module._scipy_available = False  # type: ignore[attr-defined]
+
+
 _WITHOUT: dict[str, Callable[[ModuleType], AbstractContextManager[None]]] = {
     "bitsandbytes": _compiler,
+    "diffusers.utils.import_utils": _statistics,
     "gradio.component_meta": _stub_files,
 }
