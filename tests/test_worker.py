@@ -61,6 +61,20 @@ def until(true: Callable[[], object], run: Run) -> None:
     assert run.state() != "failed", runs.log_tail(run.folder)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what a process has loaded from /proc")
+def test_a_prepared_worker_has_loaded_its_libraries_before_there_is_work(tiny_model: Path) -> None:
+    worker.prepare_worker()
+    wait_for(lambda: workers.record(0) is not None, PATIENCE)
+    found = workers.record(0) or {}
+    assert found["state"] == "idle"
+    wait_for(lambda: "libtorch_cpu" in Path(f"/proc/{found['pid']}/maps").read_text(), PATIENCE)
+    worker.prepare_worker()  # one is there
+    run = runs.submit_generate(GenerateSettings(prompts=("a cat",), width=64, height=64, steps=2), str(tiny_model))
+    until(lambda: ended(run), run)
+    assert run.state() == "done"
+    assert (workers.record(0) or {}).get("pid") == found["pid"]
+
+
 def test_a_training_outlives_the_app_and_goes_on_after_its_worker_was_killed(tmp_path: Path, tiny_model: Path) -> None:
     dataset = make_dataset(tmp_path / "data")
     # So many steps that no busy machine gets to their end before this test has killed the worker.

@@ -130,17 +130,18 @@ def start_if_needed(card: int) -> bool:
     return True
 
 
-def spawn(card: int) -> int:
+def spawn(card: int, ready: bool = False) -> int:
     """Start a detached worker, which outlives this process and its terminal; returns its process number.
 
-    Two at once do no harm: the one that comes too late finds the lock taken and ends.
+    With `ready` it loads its libraries before there is work for it. Two at once do no harm: the one that comes too late
+    finds the lock taken and ends.
     """
     log = file_of(card, "log")
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         if log.exists() and log.stat().st_size > _LOG_LIMIT:
             os.replace(log, log.with_suffix(".old.log"))
-        command = [sys.executable, "-m", "zit_app.engine.worker", "--card", str(card)]
+        command = [sys.executable, "-m", "zit_app.engine.worker", "--card", str(card), *["--ready"] * ready]
         with log.open("ab") as output:
             started = subprocess.Popen(
                 command,

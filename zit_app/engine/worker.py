@@ -1,6 +1,6 @@
 """The worker: one process a card that takes queued runs in order.
 
-    python -m zit_app.engine.worker [--card 0] [--idle 600]
+    python -m zit_app.engine.worker [--card 0] [--idle 600] [--ready]
 
 It stays warm after pictures, so that the next ones begin at once, and ends after a training, after an unexpected error
 and after ten idle minutes, so that memory is truly free. Between two runs it gives way to a command that waits for
@@ -44,9 +44,11 @@ class Worker:
         if self._run is not None:
             self._run.request(stop=time.time())
 
-    def work(self) -> None:
-        """Take runs until there is a reason to end."""
+    def work(self, ready: bool) -> None:
+        """Take runs until there is a reason to end; with `ready`, load what they need before the first one comes."""
         workers.write_record(self.card, "idle")
+        if ready:
+            import zit_app.engine.jobs  # noqa: F401
         since = time.monotonic()
         while not self.ending and time.monotonic() - since < self.idle and not workers.yield_wanted(self.card):
             stay = self._next()
@@ -110,6 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="zit_app.engine.worker")
     parser.add_argument("--card", type=int, default=0)
     parser.add_argument("--idle", type=float, default=IDLE_SECONDS, help="seconds without work after which it ends")
+    parser.add_argument("--ready", action="store_true", help="load the libraries before there is work")
     arguments = parser.parse_args()
     quiet()
     workers.choose_card(arguments.card)
@@ -119,7 +122,7 @@ def main() -> int:
     with workers.holding(arguments.card) as taken:
         if not taken:
             return 0
-        worker.work()
+        worker.work(arguments.ready)
     if not worker.ending:
         workers.start_if_needed(arguments.card)
     return 0

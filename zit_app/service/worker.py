@@ -34,6 +34,15 @@ def ensure_workers() -> None:
             ready += ready < waiting and workers.start_if_needed(card)
 
 
+def prepare_worker() -> None:
+    """Let a worker load its libraries while a person is still writing, so that the first picture comes seconds sooner.
+
+    Not when one is there or a command waits for the card; it ends like any other that stays without work.
+    """
+    if not (workers.is_held(0) or workers.yield_wanted(0)):
+        workers.spawn(0, ready=True)
+
+
 def stop_run(run: Run) -> None:
     """Ask for a stop: the worker finishes its step and saves. A run that only waits is cancelled.
 

@@ -65,7 +65,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     },
     "all blocks, nodes too": ("training.protection=base", *BASE),
     "block 3 alone, nodes too": ("training.protection=base", *BASE, "lora.layers=3"),  # the demo
-    "block 3 alone, nodes too, mirrored": ("training.protection=base", *BASE, "lora.layers=3", "dataset.flip=true"),
     "block 3 alone, held": (
         *BASE,
         "lora.layers=3",
