@@ -40,8 +40,9 @@ def folder_of_pictures(path: Path) -> Path:
     """The absolute path of a dataset. Raises ZitError when there is no such folder or no picture in it."""
     from zit_app.data.pictures import check_pictures
 
-    check_pictures(existing_folder(path))
-    return path.absolute()
+    folder = existing_folder(path)
+    check_pictures(folder)
+    return folder
 
 
 def prompt_lines(path: Path) -> tuple[str, ...]:

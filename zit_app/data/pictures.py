@@ -73,9 +73,14 @@ class DatasetScan:
         return [item.name for item in self.items if not item.captions]
 
 
+def has_pictures(folder: Path) -> bool:
+    """A quick look before anything is loaded: whether any file below the folder is named as a picture."""
+    return any(file.suffix.lower() in EXTENSIONS for file in folder.rglob("*"))
+
+
 def check_pictures(folder: Path) -> None:
-    """A quick look before anything is loaded. Raises ZitError when no file in the folder is named as a picture."""
-    if not any(file.suffix.lower() in EXTENSIONS for file in folder.rglob("*")):
+    """Raises ZitError when the folder has no pictures by their names."""
+    if not has_pictures(folder):
         raise _nothing(folder, [])
 
 

@@ -21,7 +21,7 @@ from zit_app.model.latents import to_colours
 
 SECONDS = 0.5  # between two previews at least
 SHARE = 0.03  # of the time at most goes into them
-ROOM = 1 << 14  # bytes: sizes are rounded up to it
+ROOM = 1 << 16  # bytes: sizes are rounded up to it, which most previews need not fill
 
 
 class StepPreview:
@@ -57,5 +57,5 @@ class StepPreview:
             sheet.paste(Image.fromarray(picture.numpy()), (i % columns * width, i // columns * height))
         with replacing(self.file, durable=False) as temporary:
             sheet.save(temporary, quality=90)
-            # A server that told the size of one preview and sends the next one breaks off; so they have one size.
+            # A server that told the size of one preview and sends the next one breaks off when the sizes differ.
             os.truncate(temporary, math.ceil(temporary.stat().st_size / ROOM) * ROOM)

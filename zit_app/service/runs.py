@@ -20,7 +20,7 @@ from zit_app.core.models import find_model, read_flavour
 from zit_app.core.run import ENDED, Run
 from zit_app.core.sizes import adapter_parameters
 from zit_app.core.train_settings import TrainJob, TrainSettings, job_toml
-from zit_app.data.formats import EXTENSIONS
+from zit_app.data.pictures import has_pictures
 from zit_app.data.wildcards import resolved
 from zit_app.service.worker import ensure_workers, tail
 
@@ -113,7 +113,7 @@ def submit_train(
     equip  puts into the run's folder what it is to begin with, before a worker may take it
     """
     found = find_model(model)
-    if not dataset.is_dir() or not any(file.suffix.lower() in EXTENSIONS for file in dataset.rglob("*")):
+    if not has_pictures(dataset):
         raise ZitError(f"There are no pictures in {dataset}.", "Choose or fill a dataset first.")
     kept = settings.training.keep_last + 1
     check_disk(adapter_parameters(settings.lora, found) * (kept * _CHECKPOINT_BYTES + _ADAPTER_BYTES))

@@ -84,8 +84,9 @@ class Page:
         blocks.children[:] = blocks.children[-3:] + blocks.children[:-3]
         inputs: list[Any] = [seen, *(component for watch in self._watches for component in watch.inputs)]
         outputs = [seen, *(component for watch in self._watches for component in watch.outputs)]
-        quietly: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        quietly["show_progress_on"] = due
+        quietly: dict[str, Any] = {
+            "queue": False, "show_progress": "hidden", "show_progress_on": due, "api_visibility": "private",
+        }  # fmt: skip
         timer.tick(self._peek, seen, due, **quietly)
         triggers = [blocks.load, due.change, *(component.change for component in inputs[1:])]
         gr.on(triggers, self._look, inputs, outputs, trigger_mode="always_last", **quietly)

@@ -33,6 +33,14 @@ NULL_SPACE = (
     "training.health_every=0",
     "training.unrelated_count=152",
 )
+HELD_BLOCK = (
+    *BASE,
+    "lora.layers=3",
+    "training.protection=base+tether",
+    "training.tether=4",
+    "training.tether_unrelated=1",
+    "training.unrelated_count=152",
+)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("acrf.sampler=uniform", *UNPROTECTED),
     "nodes": ("acrf.sampler=anchor", *UNPROTECTED),
@@ -65,23 +73,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     },
     "all blocks, nodes too": ("training.protection=base", *BASE),
     "block 3 alone, nodes too": ("training.protection=base", *BASE, "lora.layers=3"),  # the demo
-    "block 3 alone, held": (
-        *BASE,
-        "lora.layers=3",
-        "training.protection=base+tether",
-        "training.tether=4",
-        "training.tether_pictures=false",
-        "training.tether_unrelated=1",
-        "training.unrelated_count=152",
-    ),
-    "block 3 alone, held, its pictures too": (
-        *BASE,
-        "lora.layers=3",
-        "training.protection=base+tether",
-        "training.tether=4",
-        "training.tether_unrelated=1",
-        "training.unrelated_count=152",
-    ),
+    "block 3 alone, held": (*HELD_BLOCK, "training.tether_pictures=false"),
+    "block 3 alone, held, its pictures too": HELD_BLOCK,
     "null space": ("acrf.sampler=uniform", *NULL_SPACE),
     "null space, few prompts": ("acrf.sampler=uniform", *NULL_SPACE, "training.unrelated_count=16"),
     "replay": (*UNPROTECTED, "training.replay=0.25"),
