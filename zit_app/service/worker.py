@@ -37,10 +37,12 @@ def ensure_workers() -> None:
 def prepare_worker() -> None:
     """Let a worker load its libraries while a person is still writing, so that the first picture comes seconds sooner.
 
-    Not when one is there or a command waits for the card; it ends like any other that stays without work.
+    Not when one is there or a command waits for the card; it ends like any other that stays without work. What stands
+    in its way is told when something is asked for.
     """
-    if not (workers.is_held(0) or workers.yield_wanted(0)):
-        workers.spawn(0, ready=True)
+    with contextlib.suppress(ZitError, OSError):
+        if not (workers.is_held(0) or workers.yield_wanted(0)):
+            workers.spawn(0, ready=True)
 
 
 def stop_run(run: Run) -> None:

@@ -9,7 +9,7 @@ from gradio.components import Component
 from zit_app.core.compare_settings import CompareSettings, Variant, parse_seeds
 from zit_app.core.errors import ZitError
 from zit_app.core.generate_settings import LoraUse
-from zit_app.service import runs
+from zit_app.service import runs, worker
 from zit_app.ui import cards
 from zit_app.ui.choices import chooser, default_model, followed, lora_choices, model_choices, require_model
 from zit_app.ui.comparison import NEWEST, Comparison
@@ -87,6 +87,7 @@ class CompareTab:
         page = self.page
         given = [self.prompts, self.seeds, self.model, *self.variants]
         self.go.click(asks(self._submit), given, [self.comparison.run], api_visibility="private")
+        self.prompts.focus(worker.prepare_worker, queue=False, show_progress="hidden", api_visibility="private")
         self.add.click(
             self._more_rows, [self.shown], [self.shown, self.add, *self.rows], queue=False, api_visibility="private"
         )

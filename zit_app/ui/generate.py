@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from zit_app.core.errors import ZitError
 from zit_app.core.flags import fields
 from zit_app.core.flavours import read_flavour, sees_pictures
 from zit_app.core.generate_settings import GenerateSettings, enlarged
@@ -153,7 +151,7 @@ class GenerateTab:
         page, right = self.page, self.gallery
         for start in (self.go.click, self.prompt.submit):
             start(asks(self._submit), self.form, [self.seed], api_visibility="private")
-        self.prompt.focus(self._prepare, queue=False, show_progress="hidden", api_visibility="private")
+        self.prompt.focus(worker.prepare_worker, queue=False, show_progress="hidden", api_visibility="private")
         self.stop.click(asks(self._stop), api_visibility="private")
         restored = [self.stack_box, self.image_box, self.references_box, self.larger_box, *self.form]
         self.drop.upload(asks(self._restore), [self.drop], restored, api_visibility="private")
@@ -205,11 +203,6 @@ class GenerateTab:
         values |= {"loras": [vars(use) for use in lora_uses(stack)]}
         runs.submit_generate(from_mapping(GenerateSettings, values, "[generate]"), model)
         return chosen
-
-    @staticmethod
-    def _prepare() -> None:
-        with suppress(ZitError, OSError):  # a convenience; what is wrong is told when something is asked for
-            worker.prepare_worker()
 
     def _stop(self) -> None:
         stop_all("generate")
