@@ -1,11 +1,17 @@
 """What libraries leave out while they are imported; `test_cli.py` asks a whole command for it."""
 
 import inspect
+import os
+import subprocess
+import sys
 
 import bitsandbytes
 import gradio
+import pytest
 import torch
 from gradio import component_meta
+
+from zit_app.core.paths import PROJECT
 
 
 def test_gradio_writes_no_stub_files() -> None:
@@ -21,3 +27,13 @@ def test_bitsandbytes_is_whole_and_torch_still_compiles() -> None:
     packed, state = bitsandbytes.functional.quantize_4bit(x, blocksize=64, quant_type="nf4")
     assert (bitsandbytes.functional.dequantize_4bit(packed, state) - x).abs().mean() < 0.1
     assert torch.compile.__module__ == "torch"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch brings GNU's OpenMP along on Linux")
+def test_threads_of_torch_wait_without_holding_up_other_programs() -> None:
+    code = "from zit_app.core.quiet import quiet; quiet(); import torch"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment["OMP_DISPLAY_ENV"] = "verbose"  # it says what it goes by when it is loaded
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert "GOMP_SPINCOUNT = '10000'" in ran.stderr
