@@ -46,6 +46,13 @@ def test_lists_of_numbers_are_written_with_commas_of_either_language() -> None:
         forms.read(W, info, "1 0.5")
 
 
+def test_lists_of_texts_are_written_one_a_line() -> None:
+    info = next(info for _, info in advanced_fields() if info.name == "sample_prompts")
+    assert forms.shown(info, ("a boat, at sea", "猫")) == "a boat, at sea\n猫"
+    assert forms.read(W, info, " a boat, at sea\n\n猫 ") == ["a boat, at sea", "猫"]
+    assert forms.read(W, info, "") == []
+
+
 def test_shapes_keep_the_area_of_the_model_in_steps_of_16(tiny_model: Path) -> None:
     assert size_of(str(tiny_model), "square") == (0, 0)
     for aspect, ratio in (("3:4", 3 / 4), ("4:3", 4 / 3)):

@@ -44,6 +44,7 @@ def test_drop_pictures_train_try_it_and_compare(app: App, browser: Any, tmp_path
     visit.shows("#plan", EN["train.time_unknown"])
     assert visit.page.locator("#preset label").count() == 4
     visit.page.locator("#trigger input, #trigger textarea").first.fill("zyx")
+    visit.page.locator("#train-prompts textarea").fill("a boat\n\n a zyx cup ")
     train_shortly(visit, curves=True)
     visit.page.locator("#setting_sample_every input").fill("4")
     visit.shows("#changed", "preset 250")
@@ -57,17 +58,17 @@ def test_drop_pictures_train_try_it_and_compare(app: App, browser: Any, tmp_path
     visit.shows("#train-status", EN["state.done"])
     # loss, rate; what is recognised, sharpness, distance and drift from the start
     expect(visit.page.locator("#loss svg")).to_have_count(6)
-    expect(visit.page.locator("#samples img")).to_have_count(4)  # two captions after steps 4 and 8
+    expect(visit.page.locator("#samples img")).to_have_count(6)  # two prompts before, and after steps 4 and 8
     visit.page.wait_for_function("document.querySelector('#samples img').naturalWidth > 0")
 
     visit.page.locator("#try-it").click()
     visit.shows("#prompt")
-    expect(visit.page.locator("#prompt textarea")).to_have_value("zyx, thing number 0")
+    expect(visit.page.locator("#prompt textarea")).to_have_value("zyx, a boat")
     expect(visit.page.locator("#loras input[role=listbox], #loras input[role=combobox]").first).to_have_value("toys")
     visit.open("train")
     visit.page.locator("#train-compare").click()
     visit.shows("#compare-prompts")
-    expect(visit.page.locator("#compare-prompts textarea")).to_have_value("zyx, thing number 0")
+    expect(visit.page.locator("#compare-prompts textarea")).to_have_value("zyx, a boat")
     visit.close()
 
 

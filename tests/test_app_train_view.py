@@ -38,10 +38,12 @@ def test_health_and_held_out_losses_become_curves_when_there_are_any() -> None:
 
 
 def test_previews_stand_by_step_with_the_newest_first() -> None:
-    pictures = [Path(f"/x/samples/{step:06d}_{number}.png") for step in (5, 10, 100) for number in (0, 1)]
+    pictures = [Path(f"/x/samples/{step:06d}_{number}.png") for step in (0, 5, 10, 100) for number in (0, 1)]
     shown = previews(W, pictures)
-    assert re.findall(r"<figcaption>(.*?)</figcaption>", shown) == ["step 100", "step 10", "step 5"]
-    assert shown.count("<img") == 6 and previews(W, []) == ""
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", shown) == ["step 100", "step 10", "step 5", W("train.before")]
+    assert shown.count("<img") == 8 and previews(W, []) == ""
+    many = [Path(f"/x/samples/{step:06d}_0.png") for step in range(0, 100, 5)]
+    assert previews(W, many).count("<img") == 13 and W("train.before") in previews(W, many)
 
 
 def test_the_quick_preset_is_for_the_embedded_models() -> None:

@@ -100,7 +100,7 @@ def test_previews_change_nothing(tmp_path: Path, dataset: Path, tiny_model: Path
     plain = go(tmp_path / "plain", small_settings(), dataset, tiny_model)
     run = go(tmp_path / "seen", small_settings(sample_every=5), dataset, tiny_model)
     samples = sorted(path.name for path in (run.folder / "samples").iterdir())
-    assert samples == [f"{step:06d}_{number}.png" for step in (5, 10, 12) for number in (0, 1)]
+    assert samples == [f"{step:06d}_{number}.png" for step in (0, 5, 10, 12) for number in (0, 1)]
     assert not (plain.folder / "samples").exists()
     assert_identical(trained(run, 12), trained(plain, 12))
 

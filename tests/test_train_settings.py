@@ -102,6 +102,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "max_steps": (1, {}),
     "save_every": (1, {}),
     "sample_every": (1, {}),
+    "sample_prompts": (("a boat",), {"sample_every": 1}),
     "keep_last": (1, {"save_every": 1}),
     "keep_best": (False, MANY),
     "ema_decay": (0.9, {}),

@@ -194,7 +194,10 @@ class TrainingSettings:
     max_steps: int = setting(0, "Length of the training; 0 = by num_train_epochs", unit="optimizer steps", minimum=0)
     save_every: int = setting(0, "Checkpoint interval; 0 = only at the end", unit="optimizer steps", minimum=0)
     sample_every: int = setting(
-        0, "Interval of previews, drawn from the first two captions; 0 = none", unit="optimizer steps", minimum=0
+        0, "Interval of previews, the first before anything is learnt; 0 = none", unit="optimizer steps", minimum=0
+    )
+    sample_prompts: tuple[str, ...] = setting(
+        (), "What previews show, squares of the resolution; none = the first two captions"
     )
     keep_last: int = setting(3, "Checkpoints kept, the newest", minimum=1)
     keep_best: bool = setting(True, "Keep the adapter with the lowest loss on held-out pictures as best.safetensors")

@@ -60,6 +60,11 @@ class Cache:
         words = f"{self.pictures} pictures: {self.built_latents} latents and {self.built_texts} texts were missing"
         return f"{words}; {len(self.skipped)} files skipped." if self.skipped else f"{words}."
 
+    @property
+    def side(self) -> int:
+        """Of a square picture of the resolution, in pixels that a model draws."""
+        return max(16, self.resolution // 16 * 16)
+
     def mean(self, sample: Sample) -> Tensor:
         """Mean of the VAE's posterior, (C, H, W) float32, not normalised: the field trains on the mode."""
         return read_latents(index.latents_path(self.dataset, sample.latents), sample.latents)[0]

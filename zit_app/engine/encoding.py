@@ -5,6 +5,7 @@ is imported when one is to be loaded: that takes longer than to find 5,000 pictu
 """
 
 import contextlib
+import gc
 import math
 import os
 from collections import deque
@@ -110,6 +111,32 @@ def build_texts(
         for batch in _counted(_batches(by_length, batch_size or AUTO_CAPTIONS), part, progress):
             encode(batch)
     return part
+
+
+def encode_beside(dataset: Path, prompts: list[str], model: Path, max_length: int, progress: Progress) -> list[str]:
+    """Features of prompts that are not captions, kept beside those of the dataset's; their fingerprints, in order."""
+    device = default_device()
+    dtype = default_dtype(device)
+    encoder_print = index.component_fingerprint(model / "text_encoder", model / "tokenizer")
+    prints = [index.fingerprint(index.text_parts(one, encoder_print, max_length, str(dtype))) for one in prompts]
+    lacking = {
+        key: prompt
+        for key, prompt in zip(prints, prompts, strict=True)
+        if not index.whole(index.text_path(dataset, key), key)
+    }
+    if lacking:
+        progress.stage(f"Encoding {len(lacking)} further prompts")
+
+        from zit_app.model.loading import load_text_encoder
+        from zit_app.model.text import encode_prompts
+
+        tokenizer, encoder = load_text_encoder(model, device, dtype)
+        for key, prompt in lacking.items():
+            write_text(index.text_path(dataset, key), key, encode_prompts(tokenizer, encoder, [prompt], max_length)[0])
+        del encoder
+        gc.collect()
+        torch.cuda.empty_cache()
+    return prints
 
 
 def build_latents(

@@ -7,9 +7,8 @@ in the latter (prior preservation), and its health is measured against both.
 M prompts, N nodes, C latent channels, H and W latent pixels, L tokens, D caption width.
 """
 
-import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,17 +18,12 @@ from torch import Tensor
 
 from zit_app.core.progress import Progress
 from zit_app.core.train_settings import TrainSettings
-from zit_app.data import index
-from zit_app.data.pictures import captions, scan_dataset
 from zit_app.data.prompts import read_prompts, shipped_prompts, unrelated
-from zit_app.engine.cache import Cache
 from zit_app.engine.recognition import recognised
 from zit_app.flow.solvers import euler
-from zit_app.model.cache_files import read_text, write_text
 from zit_app.model.draw import noise_for
 from zit_app.model.forward import predict_velocity
-from zit_app.model.loading import default_device, default_dtype, load_text_encoder, read_flavour
-from zit_app.model.text import encode_prompts
+from zit_app.model.loading import read_flavour
 
 FEW = 8  # prompts that are enough to see health
 FIRST_SEED = 1000
@@ -56,34 +50,16 @@ def prompts_wanted(settings: TrainSettings) -> int:
     return max(watched, training.unrelated_count) if training.asks_unrelated else watched
 
 
-def unrelated_texts(settings: TrainSettings, cache: Cache, model: Path, progress: Progress) -> dict[str, Tensor]:
-    """Features of the unrelated prompts, (L, D) each, by their fingerprints; what the dataset's cache lacks is encoded.
+def unrelated_prompts(settings: TrainSettings, captions: Iterable[str], model: Path) -> list[str]:
+    """The prompts, none of which has to do with the captions that are learnt.
 
     Raises ZitError when the file of prompts cannot be read.
     """
-    count, data = prompts_wanted(settings), settings.dataset
+    count, named = prompts_wanted(settings), settings.training.unrelated_prompts
     if not count:
-        return {}
-    named = settings.training.unrelated_prompts
+        return []
     known = read_prompts(Path(named).expanduser() if named else shipped_prompts(read_flavour(model).pixels))
-    scan = scan_dataset(cache.dataset, index.load_known(cache.dataset))
-    learnt = [text for several in captions(scan, data.trigger_word) for text in several]
-    chosen = unrelated(known, learnt)[:count]
-    dtype = default_dtype(default_device())
-    encoder_print = index.component_fingerprint(model / "text_encoder", model / "tokenizer")
-    prints = [
-        index.fingerprint(index.text_parts(one, encoder_print, data.max_sequence_length, str(dtype))) for one in chosen
-    ]
-    paths = [index.text_path(cache.dataset, each) for each in prints]
-    if not all(index.whole(path, each) for path, each in zip(paths, prints, strict=True)):
-        progress.stage("Encoding unrelated prompts")
-        encoder = load_text_encoder(model, default_device(), dtype)
-        for path, each, prompt in zip(paths, prints, chosen, strict=True):
-            write_text(path, each, encode_prompts(*encoder, [prompt], data.max_sequence_length)[0])
-        del encoder
-        gc.collect()
-        torch.cuda.empty_cache()
-    return {each: read_text(path, each) for path, each in zip(paths, prints, strict=True)}
+    return unrelated(known, captions)[:count]
 
 
 def passes(prompts: int, nodes: int, guidance: float) -> int:

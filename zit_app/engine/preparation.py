@@ -21,17 +21,21 @@ from zit_app.core import paths
 from zit_app.core.progress import Progress
 from zit_app.core.settings import parse_toml
 from zit_app.core.train_settings import AcrfSettings, TrainSettings
+from zit_app.data import index
+from zit_app.data.captions import with_trigger
 from zit_app.data.index import component_fingerprint
+from zit_app.data.pictures import captions, scan_dataset
 from zit_app.engine.aids import Aid, TrainingAdapter, UndistilledWeights, training_adapter, undistilled
 from zit_app.engine.batches import DataOrder
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.checkpoints import TrainState
+from zit_app.engine.encoding import encode_beside
 from zit_app.engine.focus import Focus
-from zit_app.engine.frozen import Frozen, passes, unrelated_texts, watch, with_recall
+from zit_app.engine.frozen import Frozen, passes, unrelated_prompts, watch, with_recall
 from zit_app.engine.optimizers import new_optimizer
 from zit_app.engine.originals import find_masks, fitted_lab
 from zit_app.engine.refusals import refuse_data
-from zit_app.engine.work import Work, compute_dtype
+from zit_app.engine.work import Preview, Work, compute_dtype
 from zit_app.flow.schedule import nodes, report_anchors
 from zit_app.flow.timesteps import Sampler, SigmaSampler
 from zit_app.model.adapter_stack import apply_adapters
@@ -40,6 +44,7 @@ from zit_app.model.loading import load_transformer, read_flavour
 from zit_app.model.null_space import NullSpace, recorded_inputs
 
 SMALL_SET, MOST_HELD = 40, 16  # pictures
+PREVIEWS = 2  # captions, where no prompts are given for them
 
 
 def prepare(
@@ -54,7 +59,7 @@ def prepare(
     guard, base_model = training_adapter(settings), undistilled(settings, model)
     masks = find_masks(settings, cache, model)
     with accelerator.main_process_first():
-        named = unrelated_texts(settings, cache, model, progress)
+        named, previews = _prompts_beside(settings, cache, model, progress)
     texts = list(named.values())
     nodes_N = (nodes if acrf.anchor_source == "inference" else report_anchors)(acrf.turbo_steps, acrf.shift)
     with torch.device("meta"):
@@ -65,11 +70,11 @@ def prepare(
     transformer = load_transformer(model, device, compute_dtype(accelerator))
 
     def watched(as_run: Path, recording: Sequence[str] = ()) -> tuple[Frozen, dict[str, Tensor]]:
-        side, guidance = max(16, cache.resolution // 16 * 16), read_flavour(as_run).guidance
+        guidance = read_flavour(as_run).guidance
         calls = passes(len(texts), len(nodes_N), guidance)
         with recorded_inputs(transformer, recording, calls, training.seed) as inputs:
             empty = cache.features(cache.empty_text)
-            return watch(transformer, texts, empty, side, nodes_N, guidance, progress), inputs
+            return watch(transformer, texts, empty, cache.side, nodes_N, guidance, progress), inputs
 
     frozen: Frozen | None = None
     inputs: dict[str, Tensor] = {}  # of the layers that learn in a null space
@@ -115,6 +120,7 @@ def prepare(
         held,
         frozen,
         held_to,
+        previews or _first_captions(taught.samples),
         masks,
         fitted[0] if fitted else None,
         vae,
@@ -189,6 +195,28 @@ def set_aside(cache: Cache, settings: TrainSettings) -> tuple[Cache, tuple[Sampl
     held = {sample.name: sample for sample in cache.samples if sample.name in chosen}
     taught = tuple(sample for sample in cache.samples if sample.name not in chosen)
     return dataclasses.replace(cache, samples=taught), tuple(held.values())
+
+
+def _prompts_beside(
+    settings: TrainSettings, cache: Cache, model: Path, progress: Progress
+) -> tuple[dict[str, Tensor], tuple[Preview, ...]]:
+    """Features of the unrelated prompts, (L, D) each, by their fingerprints; and the previews that were asked for.
+
+    Raises ZitError when the file of unrelated prompts cannot be read.
+    """
+    data, scan = settings.dataset, scan_dataset(cache.dataset, index.load_known(cache.dataset))
+    learnt = [text for several in captions(scan, data.trigger_word) for text in several]
+    apart = unrelated_prompts(settings, learnt, model)
+    word = data.trigger_word or scan.options.trigger_word
+    asked = [with_trigger(prompt, word) for prompt in settings.training.sample_prompts]
+    prints = encode_beside(cache.dataset, [*apart, *asked], model, data.max_sequence_length, progress)
+    named = {each: cache.features(each) for each in prints[: len(apart)]}
+    return named, tuple(Preview(each, (cache.side, cache.side)) for each in prints[len(apart) :])
+
+
+def _first_captions(samples: Sequence[Sample]) -> tuple[Preview, ...]:
+    """What is previewed where nothing is asked for: their features are in the cache, so no encoder is needed."""
+    return tuple(Preview(text, size) for text, size in {one.text: one.size for one in samples}.items())[:PREVIEWS]
 
 
 def _metadata(

@@ -1,4 +1,4 @@
-"""Previews of a training: what its adapter draws so far, from the same captions and seeds, so that steps compare.
+"""Previews of a training: what its adapter draws so far, from the same prompts and seeds, so that steps compare.
 
 They are drawn as `zit generate` draws from the saved file, so a preview is that picture.
 """
@@ -16,7 +16,6 @@ from zit_app.model.draw import draw_latents
 from zit_app.model.latents import decode_latents
 from zit_app.model.loading import load_vae, read_flavour
 
-PICTURES = 2  # the first captions of the dataset: their text features are in the cache, so no encoder is needed
 SEED = 0
 
 
@@ -34,10 +33,10 @@ def draw_previews(work: Work, state: TrainState, run_folder: Path) -> list[Path]
     sigmas = guided_steps if flavour.guidance > 0 else nodes(run_at.turbo_steps, run_at.shift)
     paths = []
     with as_saved(work, state) as stack:
-        for number, sample in enumerate(work.cache.samples[:PICTURES]):
-            caps = [work.cache.features(sample.text)]
+        for number, one in enumerate(work.previews):
+            caps = [work.cache.features(one.text)]
             latents = draw_latents(
-                state.transformer, caps, guided, [SEED + number], sample.size, sigmas, flavour.guidance, adapters=stack
+                state.transformer, caps, guided, [SEED + number], one.size, sigmas, flavour.guidance, adapters=stack
             )
             path = run_folder / "samples" / f"{state.step:06d}_{number}.png"
             with replacing(path, durable=False) as temporary:

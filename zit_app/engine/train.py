@@ -109,7 +109,8 @@ def take_steps(work: Work, state: TrainState, run: Run, progress: Progress) -> P
         new = [asked.get(name) != answered.get(name) for name in ("save", "sample")]
         answered = asked
         stop, save, sample = asked_of_all(accelerator, [bool(asked.get("stop")), *new])
-        if accelerator.is_main_process and (sample or _due(training.sample_every, state.step, begun_at)):
+        first = training.sample_every and not state.step  # what is drawn before anything is learnt
+        if accelerator.is_main_process and (sample or first or _due(training.sample_every, state.step, begun_at)):
             draw_previews(work, state, run.folder)
         if save or stop:
             _save(work, state, state.draws(), run)

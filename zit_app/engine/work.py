@@ -13,11 +13,20 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from zit_app.core.train_settings import TrainSettings
+from zit_app.data.formats import Size
 from zit_app.engine.batches import DataOrder
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.frozen import Frozen
 from zit_app.engine.originals import Masks
 from zit_app.model.latents import normalise
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a preview is drawn from."""
+
+    text: str  # fingerprint of the prompt's features in the cache
+    size: Size  # width, height in pixels
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Work:
     held: tuple[Sample, ...]  # kept aside to measure on
     frozen: Frozen | None  # the model to be used, untrained, on unrelated prompts: what its health is measured against
     held_to: Frozen | None  # the model that is trained, untrained, on them: for the tether and the replay
+    previews: tuple[Preview, ...]
     masks: Masks | None
     lab: Tensor | None  # fitted map from latents to Lab
     vae: AutoencoderKL  # without weights: its configuration scales the latents

@@ -17,7 +17,7 @@ from zit_app.ui.page import Page, asks
 
 QUICK = "quick"  # the recipe of the demo: high rates and few steps, for the pocket model
 PRESETS = ("portrait", "style", "detail", "balanced", QUICK)
-MAIN = ("trigger_word",)  # has its place beside the name, not among the advanced settings
+MAIN = ("trigger_word", "sample_prompts")  # have their place below the name, not among the advanced settings
 # Hides the settings whose label, help and name do not hold the words of the search box.
 FILTER = """(words) => {
   const wanted = words.toLowerCase().split(/\\s+/).filter(Boolean);
@@ -73,12 +73,10 @@ class Advanced:
         self.changed.click(asks(self._put_back), [preset], self.controls, **quiet)
         self.search.input(None, [self.search], None, js=FILTER)
 
-    def settings(self, values: Sequence[Any], trigger: str) -> TrainSettings:
-        """What the controls hold. Raises ZitError for a value that is not allowed."""
-        named = [
-            trigger.strip() if info.name in MAIN else value
-            for (_, info), value in zip(self.fields, values, strict=True)
-        ]
+    def settings(self, values: Sequence[Any], trigger: str = "", prompts: str = "") -> TrainSettings:
+        """What the controls hold, and those of `MAIN`. Raises ZitError for a value that is not allowed."""
+        main = dict(zip(MAIN, (trigger.strip(), prompts), strict=True))
+        named = [main.get(info.name, value) for (_, info), value in zip(self.fields, values, strict=True)]
         return forms.train_settings(self.w, self.fields, named)
 
     def differences(self, preset: str, values: Sequence[Any]) -> str:

@@ -10,7 +10,7 @@ from zit_app.ui.chart import LOW_HEIGHT, Curve, chart, loss_chart
 from zit_app.ui.links import url
 from zit_app.ui.text import Words
 
-SHOWN_STEPS = 12  # of previews, the newest; the others lie in the run's folder
+SHOWN_STEPS = 12  # of previews, the newest, and what was drawn first; the others lie in the run's folder
 
 
 def curves(w: Words, total: int, lines: Sequence[Mapping[str, Any]]) -> str:
@@ -28,15 +28,16 @@ def curves(w: Words, total: int, lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def previews(w: Words, pictures: Sequence[Path]) -> str:
-    """Previews by step, the newest first, so that a column compares the same caption and seed."""
+    """Previews by step, the newest first, so that a row compares the same prompt and seed."""
     by_step: dict[int, list[Path]] = {}
     for picture in pictures:
         match = re.match(r"\d+", picture.name)
         if match:
             by_step.setdefault(int(match[0]), []).append(picture)
     blocks = []
-    for step, drawn in sorted(by_step.items(), reverse=True)[:SHOWN_STEPS]:
-        name = escape(w("train.at_step", step=step))
+    newest = sorted(by_step.items(), reverse=True)
+    for step, drawn in newest[:SHOWN_STEPS] + newest[SHOWN_STEPS:][-1:]:
+        name = escape(w("train.at_step", step=step) if step else w("train.before"))
         images = "".join(
             f'<a href="{url(one)}" target="_blank"><img src="{url(one)}" alt="{name}, {number + 1}"></a>'
             for number, one in enumerate(drawn)

@@ -1,4 +1,7 @@
-"""Controls generated from settings: one field, one control, with its help line, range and choices."""
+"""Controls generated from settings: one field, one control, with its help line, range and choices.
+
+Lists of numbers are written with commas, lists of texts one a line.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +13,8 @@ from zit_app.core.errors import ZitError
 from zit_app.core.settings import FieldInfo, from_mapping
 from zit_app.core.train_settings import TrainSettings
 from zit_app.ui.text import Words
+
+TEXTS = tuple[str, ...]
 
 
 def control(w: Words, info: FieldInfo, value: Any, help: str = "", **more: Any) -> Component:
@@ -23,11 +28,13 @@ def control(w: Words, info: FieldInfo, value: Any, help: str = "", **more: Any) 
         return gr.Number(value=value, precision=0, **words)
     if info.type is float:
         return gr.Number(value=value, step=_step(value), **words)
-    return gr.Textbox(value=shown(info, value), max_lines=1, **words)
+    return gr.Textbox(value=shown(info, value), **{"max_lines": 8 if info.type == TEXTS else 1, **words})
 
 
 def shown(info: FieldInfo, value: Any) -> Any:
-    """A setting's value as its control shows it: lists of numbers are written with commas."""
+    """A setting's value as its control shows it."""
+    if info.type == TEXTS:
+        return "\n".join(value)
     if isinstance(value, tuple):
         return ", ".join(f"{entry:g}" for entry in value)
     return value
@@ -39,6 +46,8 @@ def read(w: Words, info: FieldInfo, value: Any) -> Any:
         raise ZitError(w("form.empty", name=w.label(info)), w.help(info))
     if info.type is float:
         return float(value)
+    if isinstance(value, str) and info.type == TEXTS:
+        return [line.strip() for line in value.splitlines() if line.strip()]
     if isinstance(value, str) and info.type not in (str, bool, int, float):
         try:
             return [float(part) for part in value.replace("，", ",").split(",") if part.strip()]

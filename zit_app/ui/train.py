@@ -76,13 +76,16 @@ class TrainTab:
             self.trigger = gr.Textbox(
                 label=w("train.trigger"), info=w("train.trigger_help"), max_lines=1, min_width=150, elem_id="trigger"
             )
+        self.prompts = gr.Textbox(
+            label=w("train.prompts"), info=w("train.prompts_help"), lines=2, max_lines=8, elem_id="train-prompts"
+        )
         self.plan = gr.HTML(elem_id="plan", elem_classes="maybe")
         self.go = gr.Button(w("train.start"), variant="primary", size="lg", elem_id="train")
         self.advanced = Advanced(self.page, start)
 
     def _connect(self) -> None:
         page, controls = self.page, self.advanced.controls
-        given = [self.preset, self.dataset, self.model, self.name, self.trigger, *controls]
+        given = [self.preset, self.dataset, self.model, self.name, self.trigger, self.prompts, *controls]
         self.go.click(asks(self._submit), given, [self.training.run], api_visibility="private")
         self.advanced.connect(self.preset)
         page.watch([self.dataset, self.model], self._read_choices, [self.dataset, self.model])
@@ -90,10 +93,12 @@ class TrainTab:
         plan = [self.plan, self.advanced.changed]
         page.watch(plan, self._read_plan, [self.preset, self.dataset, self.model, *controls])
 
-    def _submit(self, preset: str, dataset: str, model: str, name: str, trigger: str, *values: Any) -> str:
+    def _submit(
+        self, preset: str, dataset: str, model: str, name: str, trigger: str, prompts: str, *values: Any
+    ) -> str:
         if not dataset:
             raise ZitError(self.w("train.no_dataset"), self.w("train.no_dataset_help"))
-        settings = self.advanced.settings(values, trigger)
+        settings = self.advanced.settings(values, trigger, prompts)
         folder = Path(dataset)
         runs.submit_train(settings, folder, require_model(self.w, model), name.strip() or folder.name, preset)
         return NEWEST
@@ -134,7 +139,7 @@ class TrainTab:
         """How long the training will be, what it costs, and what differs from the preset."""
         w, changed, count = self.w, self.advanced.differences(preset, values), pictures_in(dataset)
         try:
-            settings = self.advanced.settings(values, "")
+            settings = self.advanced.settings(values)
             found = self._estimate(settings, model, count, now.of("train"))
         except ZitError as error:
             return [cards.note(w.error(error), "warning"), changed]

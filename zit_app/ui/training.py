@@ -99,7 +99,8 @@ class Training:
         if view is None or view.adapter is None:
             raise ZitError(self.w("train.gone"), self.w("train.gone_help"))
         settings, job = load_job(view.folder / "settings.toml")
-        example = example_caption(Path(job.dataset)) or self.w("generate.example")
+        own = settings.training.sample_prompts
+        example = own[0] if own else example_caption(Path(job.dataset)) or self.w("generate.example")
         return str(view.adapter), job.model, with_word(example, settings.dataset.trigger_word)
 
     # ------------------------------------------------------------ looking
