@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from tests.test_cache import make_dataset
+from tests.training import made_lora
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.settings import describe
@@ -88,6 +89,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "rslora": (True, {}),
     "lokr_factor": (8, LOKR),
     "lokr_full_rank": (True, LOKR),
+    "start_from": ("LORA", {}),
     # [training]
     "optimizer": ("adafactor", {}),
     "learning_rate": (1e-3, {}),
@@ -142,7 +144,7 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Path]:
     """Three pictures of two concepts with masks, and forty."""
     few = make_dataset(tmp_path_factory.mktemp("few"))
     (few / "things").mkdir()
@@ -157,8 +159,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         mask.save(few / "masks" / picture.relative_to(few))
     prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     prompts.write_text("a green bottle\n一只猫\n", encoding="utf-8")
-    forty = make_dataset(tmp_path_factory.mktemp("forty"), [(64, 64)] * 40)
-    return {"few": few, "forty": forty, "prompts": prompts, "runs": tmp_path_factory.mktemp("runs")}
+    forty = make_dataset(tmp_path_factory.mktemp("forty"), ((64, 64),) * 40)
+    lora = made_lora(tiny_model, tmp_path_factory.mktemp("loras") / "lora.safetensors", rank=2)
+    runs = tmp_path_factory.mktemp("runs")
+    return {"few": few, "forty": forty, "prompts": prompts, "lora": lora, "runs": runs}
 
 
 def changed(settings: TrainSettings, values: dict[str, Any]) -> TrainSettings:
@@ -200,7 +204,7 @@ def test_the_setting_changes_something(
     name: str, outcome: typing.Callable[[TrainSettings], Any], folders: dict[str, Path]
 ) -> None:
     value, context = CHANGES[name]
-    value = str(folders["prompts"]) if value == "PROMPTS" else value
+    value = {"PROMPTS": str(folders["prompts"]), "LORA": str(folders["lora"])}.get(str(value), value)
     before = changed(BASE, context)
     after = changed(before, {name: value})
     assert after != before

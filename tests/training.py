@@ -21,6 +21,9 @@ from zit_app.core.train_settings import (
     TrainSettings,
     job_toml,
 )
+from zit_app.model.adapter_files import save_adapter
+from zit_app.model.adapters import attach_lora, lora_state
+from zit_app.model.loading import load_transformer
 from zit_app.service import worker
 
 
@@ -39,6 +42,19 @@ def small_settings(acrf: AcrfSettings | None = None, **training: object) -> Trai
 def new_run(folder: Path, settings: TrainSettings, dataset: Path, model: Path, preset: str = "") -> Run:
     """A queued run as the command line makes it."""
     return Run.create("train", "small", job_toml(settings, TrainJob(str(model), str(dataset), preset)), folder)
+
+
+def made_lora(model: Path, file: Path, rank: int = 4, alpha: float = 4.0, kind: str = "lora") -> Path:
+    """An adapter for a model that changes what it draws."""
+    transformer = load_transformer(model, torch.device("cpu"), torch.float32)
+    attach_lora(transformer, rank, alpha, kind=kind)
+    generator = torch.Generator().manual_seed(7)
+    state = {
+        name: weight if weight.any() else 0.1 * torch.randn(weight.shape, generator=generator)
+        for name, weight in lora_state(transformer).items()
+    }
+    save_adapter(file, state, rank, alpha, {})
+    return file
 
 
 def trained(run: Run, step: int) -> dict[str, Tensor]:

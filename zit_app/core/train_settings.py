@@ -148,6 +148,7 @@ class LoraSettings:
         8, "lokr: size of the small factor, or the next divisor of a width below", minimum=2, maximum=256
     )
     lokr_full_rank: bool = setting(True, "lokr: the large factor as one whole matrix instead of two of the rank")
+    start_from: str = setting("", "LoRA to go on from, by name or file, of this rank or less; empty = a new one")
 
     def learning_blocks(self, count: int) -> list[int]:
         """Numbers of the main blocks that learn, of a model's ``count``.

@@ -27,6 +27,7 @@ from zit_app.data.index import component_fingerprint
 from zit_app.data.pictures import captions, scan_dataset
 from zit_app.engine.aids import Aid, TrainingAdapter, UndistilledWeights, training_adapter, undistilled
 from zit_app.engine.batches import DataOrder
+from zit_app.engine.beginning import begin_with, starting_adapter
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.checkpoints import TrainState
 from zit_app.engine.encoding import encode_beside
@@ -92,7 +93,9 @@ def prepare(
         progress.stage("Loading the undistilled transformer")
         aid = UndistilledWeights(transformer, load_transformer(base_model, torch.device("cpu"), transformer.dtype))
         held_to = watched(base_model)[0] if texts and (training.replay or training.tethered) else None
+    begun = starting_adapter(lora, transformer)
     attach(transformer, settings)
+    filled = begin_with(transformer, begun, lora) if begun else {}
     if training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     taught, held = set_aside(cache, settings)
@@ -134,7 +137,7 @@ def prepare(
     )
     weights = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     average = {name: weight.clone() for name, weight in lora_state(transformer).items()} if training.ema_decay else None
-    null_space = NullSpace(transformer, inputs, training.null_space) if inputs else None
+    null_space = NullSpace(transformer, inputs, training.null_space, filled) if inputs else None
     state = TrainState(
         transformer,
         new_optimizer(training, weights, device),

@@ -10,6 +10,7 @@ from zit_app.core.files import read_json
 from zit_app.core.train_settings import TrainSettings
 from zit_app.data.options import read_options
 from zit_app.engine.aids import training_adapter, undistilled
+from zit_app.engine.beginning import starting_adapter
 from zit_app.engine.cache import Cache
 from zit_app.engine.optimizers import check_optimizer
 from zit_app.model.adapter_stack import check_fit
@@ -47,6 +48,7 @@ def refuse_contradictions(settings: TrainSettings, dataset: Path, model: Path, d
     guard = training_adapter(settings)
     if guard is not None:
         check_fit(blank, guard)
+    starting_adapter(lora, blank)
     undistilled(settings, model)
 
 

@@ -16,6 +16,7 @@ from zit_app.core.errors import ZitError
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.train_settings import TrainSettings, load_job
+from zit_app.engine.beginning import with_own_start
 from zit_app.engine.cache import build_cache
 from zit_app.engine.checkpoints import TrainState, latest_checkpoint, load_checkpoint, save_checkpoint
 from zit_app.engine.health import take_health
@@ -52,6 +53,8 @@ def train(settings: TrainSettings, dataset: Path, model: str | Path, run: Run, p
         progress = Progress(run, stream=io.StringIO())  # nobody hears the others
     with run.working():
         start_tracker(accelerator, settings.training.tracker)
+        with accelerator.main_process_first():
+            settings = with_own_start(settings, run)
         job = load_job(run.folder / "settings.toml")[1]
         with accelerator.main_process_first():
             if data.drawn:

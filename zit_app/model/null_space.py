@@ -58,13 +58,20 @@ def recorded_inputs(
 
 
 class NullSpace:
-    """The A of every LoRA layer as A = Z M: the optimizer sees Z, the model A.
+    """The A of every LoRA layer as A = F + Z M: the optimizer sees Z, the model A.
 
-    Z is a state of the training, A what is saved and drawn with: an adapter like any other.
+    Z is a state of the training, A what is saved and drawn with: an adapter like any other. F are the rows that a
+    training began with, else zero: what was learnt before is kept, what comes is damped.
     """
 
-    def __init__(self, transformer: ZImageTransformer2DModel, inputs: Mapping[str, Tensor], share: float) -> None:
-        """The A of the fresh adapter becomes Z."""
+    def __init__(
+        self,
+        transformer: ZImageTransformer2DModel,
+        inputs: Mapping[str, Tensor],
+        share: float,
+        filled: Mapping[str, int] | None = None,
+    ) -> None:
+        """The A of the fresh adapter becomes Z; of the layers in ``filled`` the first so many rows become F."""
         weights = adapter_weights(transformer)
         known: dict[int, Damping] = {}
         self.layers: dict[str, tuple[torch.nn.Parameter, Damping]] = {}
@@ -74,6 +81,12 @@ class NullSpace:
                 known[id(rows_ND)] = damping(rows_ND.to(weight.device), share, NULL_SPACE_DIRECTIONS)
             self.layers[name] = (weight, known[id(rows_ND)])
         self.coordinates = {name: weight.detach().clone() for name, (weight, _) in self.layers.items()}
+        self.begun: dict[str, Tensor] = {}
+        for name, rank in (filled or {}).items():
+            if name in self.layers:
+                self.begun[name] = self.coordinates[name].clone()
+                self.begun[name][rank:] = 0
+                self.coordinates[name][:rank] = 0
         self._enter_model()
 
     @contextmanager
@@ -99,3 +112,5 @@ class NullSpace:
     def _enter_model(self) -> None:
         for name, (weight, damped) in self.layers.items():
             weight.copy_(damped(self.coordinates[name]))
+            if name in self.begun:
+                weight.add_(self.begun[name])

@@ -13,11 +13,13 @@ from zit_app.core.settings import FieldInfo, describe
 from zit_app.core.train_settings import TrainSettings, load_preset, load_train_settings
 from zit_app.ui import cards, forms
 from zit_app.ui.actions import LISTEN
+from zit_app.ui.choices import chooser, lora_choices
 from zit_app.ui.page import Page, asks
 
 QUICK = "quick"  # the recipe of the demo: high rates and few steps, for the pocket model
 PRESETS = ("portrait", "style", "detail", "balanced", QUICK)
 MAIN = ("trigger_word", "sample_prompts")  # have their place below the name, not among the advanced settings
+START = "start_from"  # one of the LoRAs that are here
 # Hides the settings whose label, help and name do not hold the words of the search box.
 FILTER = """(words) => {
   const wanted = words.toLowerCase().split(/\\s+/).filter(Boolean);
@@ -94,11 +96,20 @@ class Advanced:
         return f'<div class="note changed">{title}<ul>{"".join(chips)}</ul></div>' if chips else ""
 
     def _setting(self, info: FieldInfo, value: Any) -> Component:
-        shown = info.name not in MAIN
         help = self._help(info, forms.shown(info, value))
-        return forms.control(
-            self.w, info, value, help, elem_id=f"setting_{info.name}", elem_classes="setting", visible=shown
-        )
+        words: dict[str, Any] = {"elem_id": f"setting_{info.name}", "elem_classes": "setting"}
+        if info.name == START:
+            return chooser(self.loras(), value, label=self.w.label(info), info=help, **words)
+        return forms.control(self.w, info, value, help, visible=info.name not in MAIN, **words)
+
+    def loras(self) -> list[tuple[str, str]]:
+        """What a training can go on from."""
+        return lora_choices(self.w("lora.none"))
+
+    @property
+    def start(self) -> Component:
+        """The control whose choices follow the LoRAs that are here."""
+        return self.controls[[info.name for _, info in self.fields].index(START)]
 
     def _help(self, info: FieldInfo, value: Any) -> str:
         """What a setting does, and what the preset says."""

@@ -235,7 +235,7 @@ TABLE = {
     "train.drift": "Drift of the velocity: noise levels pale, their mean strong",
     "train.samples": "Previews: the same prompts and seeds at every step",
     "train.at_step": "step {step}",
-    "train.before": "untrained",
+    "train.before": "before",
     "train.file": "LoRA file",
     "train.save": "Save now",
     "train.sample": "Sample now",

@@ -379,6 +379,18 @@ ERRORS = {
     "Ask for fewer; 0 = all.": "请减少数量；0 = 全部。",
     "The processes of this training ended with code {}.": "这次训练的进程以代码 {0} 结束。",
     "Look into their output.": "请查看它们的输出。",
+    "lora.start_from goes on with a LoRA only, not with {}.": "只能从 LoRA 接着训练，不能是 {0}。",
+    "Set lora.network_type to lora, or leave lora.start_from empty.": "请将适配器类型设为 lora，或将起始 LoRA 留空。",
+    "{} is no plain LoRA.": "{0} 不是普通的 LoRA。",
+    "Make one of it first: zit lora convert FILE NEW --rank {}.": (
+        "请先转换：zit lora convert 文件 新文件 --rank {0}。"
+    ),
+    "{} has rank {}, more than lora.network_dim = {}.": "{0} 的秩为 {1}，高于设置的 {2}。",
+    "Set lora.network_dim to {}.": "请将秩设为 {0}。",
+    "{} changes {} layers that would not learn, such as {}.": "{0} 改变了 {1} 个不参与学习的层，例如 {2}。",
+    "Let them learn by lora.targets, lora.layers and lora.extra_targets.": (
+        "请通过训练的层、训练的块和其他层让它们参与学习。"
+    ),
     "adamw8bit needs a graphics card.": "adamw8bit 需要显卡。",
     "Set training.optimizer to auto or adamw.": "请将优化器设为 auto 或 adamw。",
     "dataset.mask_loss is on, but {} has no masks.": "打开了蒙版损失，但 {0} 没有蒙版。",

@@ -88,7 +88,8 @@ class TrainTab:
         given = [self.preset, self.dataset, self.model, self.name, self.trigger, self.prompts, *controls]
         self.go.click(asks(self._submit), given, [self.training.run], api_visibility="private")
         self.advanced.connect(self.preset)
-        page.watch([self.dataset, self.model], self._read_choices, [self.dataset, self.model])
+        shelves = [self.dataset, self.model, self.advanced.start]
+        page.watch(shelves, self._read_choices, shelves)
         page.watch([self.preset], self._read_presets, [self.preset, self.dataset, self.model])
         plan = [self.plan, self.advanced.changed]
         page.watch(plan, self._read_plan, [self.preset, self.dataset, self.model, *controls])
@@ -105,8 +106,9 @@ class TrainTab:
 
     # ------------------------------------------------------------ looking
 
-    def _read_choices(self, now: Snapshot, dataset: str | None, model: str | None) -> Sequence[Any]:
-        return [followed(dataset_choices(), dataset), followed(model_choices(), model, default_model())]
+    def _read_choices(self, now: Snapshot, dataset: str | None, model: str | None, start: str | None) -> Sequence[Any]:
+        models = followed(model_choices(), model, default_model())
+        return [followed(dataset_choices(), dataset), models, gr.update(choices=self.advanced.loras())]
 
     def _read_presets(self, now: Snapshot, preset: str, dataset: str | None, model: str | None) -> Sequence[Any]:
         """The cards with what each costs here; the quick one only for the models that it is made for."""
