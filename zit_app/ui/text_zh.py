@@ -581,7 +581,7 @@ MESSAGES = {
     r"Looking at the pictures": "正在查看参考图片",
     r"Loading the model": "正在载入模型",
     r"Loading the transformer": "正在载入模型",
-    r"Encoding unrelated prompts": "正在编码无关的提示词",
+    r"Encoding (\d+) further prompts": "正在编码另外 {0} 条提示词",
     r"Watching the untrained model": "正在记录未训练的模型",
     r"Drawing (\d+) pictures?": "正在画 {0} 张图片",
     r"Encoding (\d+) captions": "正在编码 {0} 条描述",
