@@ -53,6 +53,11 @@ def test_lists_of_texts_are_written_one_a_line() -> None:
     assert forms.read(W, info, "") == []
 
 
+def test_a_choice_that_was_emptied_is_an_empty_text() -> None:
+    info = next(info for _, info in advanced_fields() if info.name == "start_from")
+    assert forms.read(W, info, None) == "" and forms.read(W, info, "ink") == "ink"
+
+
 def test_shapes_keep_the_area_of_the_model_in_steps_of_16(tiny_model: Path) -> None:
     assert size_of(str(tiny_model), "square") == (0, 0)
     for aspect, ratio in (("3:4", 3 / 4), ("4:3", 4 / 3)):

@@ -46,6 +46,8 @@ def read(w: Words, info: FieldInfo, value: Any) -> Any:
         raise ZitError(w("form.empty", name=w.label(info)), w.help(info))
     if info.type is float:
         return float(value)
+    if info.type is str:
+        return value or ""  # a choice that was emptied is None
     if isinstance(value, str) and info.type == TEXTS:
         return [line.strip() for line in value.splitlines() if line.strip()]
     if isinstance(value, str) and info.type not in (str, bool, int, float):
