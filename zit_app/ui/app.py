@@ -50,6 +50,7 @@ def build(language: str) -> gr.Blocks:
         ).success(lambda: gr.update(selected="compare"), outputs=[page.tabs], api_visibility="private")
         keep(blocks, "generate", generate.kept)
         keep(blocks, "captioning", dataset.captioning.kept)
+        keep(blocks, "train", [train.trigger, train.prompts])
         train.training.compare.click(
             asks(train.training.to_compare),
             [train.training.run],
