@@ -117,7 +117,8 @@ def settings_of(name: str, kind: str, seed: int) -> TrainSettings:
     """The settings of a variant for one of the two data sets."""
     common = [f"training.max_steps={STEPS[kind]}", f"training.seed={seed}"]
     if name == PLAIN:
-        bare = ("lora.layers=", "acrf.sampler=uniform", "training.protection=none", "training.learning_rate=6e-4")
+        bare = ("acrf.base=mse", "acrf.sampler=uniform", "lora.layers=", "training.protection=none",
+                "training.learning_rate=6e-4")  # fmt: skip
         return load_train_settings(paths.assets() / "demo" / "train.toml", [*SMALL, *bare, *common])
     preset, changes = VARIANTS[name]
     return load_preset(preset, [*SMALL, *changes, *common])

@@ -21,7 +21,7 @@ from zit_app.engine.pocket.teach import adapter_of, judged_score, split
 from zit_app.engine.pocket.twin import NEW_ART, UNRELATED, unrelated
 
 STEPS = (8, 30)
-RATE = "training.learning_rate=6e-4"  # unless a variant says otherwise
+USUAL = ("training.learning_rate=6e-4", "acrf.base=mse", "lora.layers=")  # unless a variant says otherwise
 UNPROTECTED = ("training.protection=none", "training.health_every=0")
 TETHER = ("training.protection=tether", "training.tether=0.5", "training.health_every=0")
 HALF = ("training.learning_rate=3e-4",)
@@ -41,6 +41,7 @@ HELD_BLOCK = (
     "training.tether_unrelated=1",
     "training.unrelated_count=152",
 )
+CHARBONNIER_BLOCK = ("training.protection=base", *BASE, "lora.layers=3", "acrf.base=charbonnier")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("acrf.sampler=uniform", *UNPROTECTED),
     "nodes": ("acrf.sampler=anchor", *UNPROTECTED),
@@ -72,7 +73,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         for block in range(6)
     },
     "all blocks, nodes too": ("training.protection=base", *BASE),
-    "block 3 alone, nodes too": ("training.protection=base", *BASE, "lora.layers=3"),  # the demo
+    "all blocks, nodes too, Charbonnier": ("training.protection=base", *BASE, "acrf.base=charbonnier"),
+    "block 3 alone, nodes too": ("training.protection=base", *BASE, "lora.layers=3"),
+    "block 3 alone, nodes too, Charbonnier": CHARBONNIER_BLOCK,
+    "block 3 alone, nodes too, Charbonnier, slower": (*CHARBONNIER_BLOCK, "training.learning_rate=1.5e-3"),  # the demo
     "block 3 alone, held": (*HELD_BLOCK, "training.tether_pictures=false"),
     "block 3 alone, held, its pictures too": HELD_BLOCK,
     "null space": ("acrf.sampler=uniform", *NULL_SPACE),
@@ -122,7 +126,7 @@ def measure_protections(
 
 def settings_of(name: str, steps: int, seed: int, work: Path) -> TrainSettings:
     """The demo's settings with a variant's; a training adapter is built first where the variant needs one."""
-    changes = [RATE, "lora.layers=", *VARIANTS[name], f"training.max_steps={steps}", f"training.seed={seed}"]
+    changes = [*USUAL, *VARIANTS[name], f"training.max_steps={steps}", f"training.seed={seed}"]
     if name in ("adapter", "both"):
         changes.append(f'training.protection_adapter="{guard_of(work).as_posix()}"')
     changes.append(f'training.unrelated_prompts="{unrelated_prompts(work).as_posix()}"')

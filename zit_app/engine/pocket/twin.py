@@ -32,7 +32,8 @@ def settings_of(name: str, steps: int) -> TrainSettings:
     """``plain``: uniform times on the distilled weights, without protection; ``demo``: as it ships."""
     changes = [f"training.max_steps={steps}"]
     if name == "plain":
-        changes += ["lora.layers=", "acrf.sampler=uniform", "training.protection=none", "training.learning_rate=6e-4"]
+        changes += ["acrf.base=mse", "acrf.sampler=uniform", "lora.layers="]
+        changes += ["training.protection=none", "training.learning_rate=6e-4"]
     return load_train_settings(paths.assets() / "demo" / "train.toml", changes)
 
 

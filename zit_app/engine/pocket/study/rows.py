@@ -7,6 +7,7 @@ COMMON = (
     f"training.max_steps={STEPS}",
     f"training.learning_rate={RATE}",
     "training.compute=bf16",
+    "acrf.base=mse",
     "lora.layers=",
     "training.protection=none",
     "training.health_every=0",
