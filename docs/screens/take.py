@@ -81,6 +81,7 @@ def prepare(steps: int) -> None:
     if not done["train"]:
         settings = load_train_settings(paths.assets() / "demo" / "train.toml")
         length = replace(settings.training, max_steps=steps, sample_every=max(1, steps // 3), save_every=steps)
+        length = replace(length, sample_prompts=(PROMPTS[0], f"flat emoji, cat, {LAYOUT}"))
         settings = replace(settings, training=length, dataset=replace(settings.dataset, trigger_word="sticker"))
         runs.submit_train(settings, dataset, "pocket", NAME, "quick")
     for number, prompt in enumerate(PROMPTS[len(done["generate"]) :]):

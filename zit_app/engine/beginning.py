@@ -51,13 +51,13 @@ def starting_adapter(lora: LoraSettings, blank: ZImageTransformer2DModel) -> Ada
     changes = adapter.modules.values()
     if adapter.biases or not all(isinstance(change, LowRank) for change in changes):
         raise ZitError(
-            f"{adapter.path} is no plain LoRA.",
+            "What lora.start_from names is no plain LoRA.",
             f"Make one of it first: zit lora convert FILE NEW --rank {lora.network_dim}.",
         )
     rank = max(change.rank for change in changes if isinstance(change, LowRank))
     if rank > lora.network_dim:
         raise ZitError(
-            f"{adapter.path} has rank {rank}, more than lora.network_dim = {lora.network_dim}.",
+            f"The LoRA to start from has rank {rank}, more than lora.network_dim = {lora.network_dim}.",
             f"Set lora.network_dim to {rank}.",
         )
     blocks = lora.learning_blocks(len(blank.layers))
@@ -65,7 +65,7 @@ def starting_adapter(lora: LoraSettings, blank: ZImageTransformer2DModel) -> Ada
     others = sorted(adapter.modules.keys() - set(learning))
     if others:
         raise ZitError(
-            f"{adapter.path} changes {len(others)} layers that would not learn, such as {shown(others[0])}.",
+            f"The LoRA to start from changes {len(others)} layers that would not learn, such as {shown(others[0])}.",
             "Let them learn by lora.targets, lora.layers and lora.extra_targets.",
         )
     return adapter

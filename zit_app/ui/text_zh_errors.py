@@ -381,13 +381,15 @@ ERRORS = {
     "Look into their output.": "请查看它们的输出。",
     "lora.start_from goes on with a LoRA only, not with {}.": "只能从 LoRA 接着训练，不能是 {0}。",
     "Set lora.network_type to lora, or leave lora.start_from empty.": "请将适配器类型设为 lora，或将起始 LoRA 留空。",
-    "{} is no plain LoRA.": "{0} 不是普通的 LoRA。",
+    "What lora.start_from names is no plain LoRA.": "所选的起始 LoRA 不是普通的 LoRA。",
     "Make one of it first: zit lora convert FILE NEW --rank {}.": (
         "请先转换：zit lora convert 文件 新文件 --rank {0}。"
     ),
-    "{} has rank {}, more than lora.network_dim = {}.": "{0} 的秩为 {1}，高于设置的 {2}。",
+    "The LoRA to start from has rank {}, more than lora.network_dim = {}.": "起始 LoRA 的秩为 {0}，高于设置的 {1}。",
     "Set lora.network_dim to {}.": "请将秩设为 {0}。",
-    "{} changes {} layers that would not learn, such as {}.": "{0} 改变了 {1} 个不参与学习的层，例如 {2}。",
+    "The LoRA to start from changes {} layers that would not learn, such as {}.": (
+        "起始 LoRA 改变了 {0} 个不参与学习的层，例如 {1}。"
+    ),
     "Let them learn by lora.targets, lora.layers and lora.extra_targets.": (
         "请通过训练的层、训练的块和其他层让它们参与学习。"
     ),
