@@ -81,8 +81,8 @@ def prepare(steps: int) -> None:
     if not done["train"]:
         settings = load_train_settings(paths.assets() / "demo" / "train.toml")
         length = replace(settings.training, max_steps=steps, sample_every=max(1, steps // 3), save_every=steps)
-        length = replace(length, sample_prompts=(PROMPTS[0], f"flat emoji, cat, {LAYOUT}"))
-        settings = replace(settings, training=length, dataset=replace(settings.dataset, trigger_word="sticker"))
+        asked = tuple(f"flat emoji, {thing}, {LAYOUT}" for thing in ("red apple", "smiling face with sunglasses"))
+        settings = replace(settings, training=replace(length, sample_prompts=asked))
         runs.submit_train(settings, dataset, "pocket", NAME, "quick")
     for number, prompt in enumerate(PROMPTS[len(done["generate"]) :]):
         runs.submit_generate(GenerateSettings(prompts=(prompt,), count=4, seed=10 * number), "pocket")
