@@ -24,25 +24,19 @@ from zit_app.engine.shipped import write_adapter
 from zit_app.model.adapters import lora_state
 
 FLAVOURS = {
-    "a few-step model at its training's nodes": ({"pixels": 64}, 5, (), ()),
-    "what was asked for, with the trigger word": (
-        {"pixels": 64},
-        5,
-        ("a boat", "a TOK cup"),
-        ("tok, a boat", "a TOK cup"),
-    ),
-    "a guided one at its own steps": ({"name": "base", "pixels": 64, "steps": 3, "guidance": 2.0}, 0, (), ()),
+    "a few-step model at its training's nodes, what was asked for": ({"pixels": 64}, 5, ("a boat", "a TOK cup")),
+    "a guided one at its own steps, a caption": ({"name": "base", "pixels": 64, "steps": 3, "guidance": 2.0}, 0, ()),
 }
 
 
 @pytest.mark.parametrize("name", FLAVOURS)
 def test_a_preview_is_drawn_as_the_model_is_run(name: str, home: Path, tiny_model: Path, tmp_path: Path) -> None:
-    flavour, steps, given, asked = FLAVOURS[name]
+    flavour, steps, asked = FLAVOURS[name]
     model = shutil.copytree(tiny_model, tmp_path / "model")
     (model / "flavour.json").write_text(json.dumps({"zit_flavour": flavour}), encoding="utf-8")
     cache = build_cache(make_dataset(tmp_path / "data", ((64, 64),)), model, 64)
-    settings = small_settings(AcrfSettings(turbo_steps=5), sample_prompts=given)
-    settings = replace(settings, dataset=replace(settings.dataset, trigger_word="tok" if given else ""))
+    settings = small_settings(AcrfSettings(turbo_steps=5), sample_prompts=asked)
+    settings = replace(settings, dataset=replace(settings.dataset, trigger_word="tok" if asked else ""))
     work, state = prepare(settings, "", cache, model, new_accelerator("fp32"), Progress())
     for key, weight in lora_state(state.transformer).items():
         if ".lora_B." in key:
@@ -50,7 +44,8 @@ def test_a_preview_is_drawn_as_the_model_is_run(name: str, home: Path, tiny_mode
     previews = draw_previews(work, state, tmp_path)
     file = tmp_path / "adapter.safetensors"
     write_adapter(work, state, file)
-    prompts = asked or ((cache.dataset / "0.txt").read_text(encoding="utf-8"),)
+    caption = (cache.dataset / "0.txt").read_text(encoding="utf-8")
+    prompts = ("tok, a boat", "a TOK cup") if asked else (caption,)
     for seed, (preview, prompt) in enumerate(zip(previews, prompts, strict=True)):
         wanted = GenerateSettings(
             prompts=(prompt,), width=64, height=64, steps=steps, seed=seed, loras=(LoraUse(str(file)),)

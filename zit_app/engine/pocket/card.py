@@ -81,8 +81,8 @@ that the model draws without one, and its own flat pictures are off by more than
 
 `zit pocket teach`: 24 pictures, batch 8, rank 16; `plain` = on the distilled weights, uniform times, squared error, no
 protection, rate 6e-4; `demo` = as the demo ships (in one block of pocket-base's weights, used on pocket; Charbonnier's
-loss, rate 1.5e-3). 100 concepts that are not among the taught, in the styles 3d and classic that have nothing to do
-with the training pictures, guidance 0:
+loss, rate 1.5e-3); the last rows = after the computed styles below, taught as the demo is. 100 concepts that are not
+among the taught, in the styles 3d and classic that have nothing to do with the training pictures, guidance 0:
 
 {table(taught["unrelated"])}
 

@@ -82,6 +82,7 @@ def measure_teaching(
         for name, used in (("without a LoRA", None), ("with it", adapter)):
             row = taught["computed"][f"{style}, {name}"] = computed_score(questions, painter, used, style)
             note(f"{style}, {name}: {rounded(row)}")
+        taught["unrelated"][f"{style}, 8 steps"] = unrelated(questions, painter, adapter, 8)
         bounds = computed_bounds(questions, painter, style)
         taught["computed"] |= {f"{style}, {name}": row for name, row in bounds.items()}
         keep(taught)
