@@ -91,25 +91,12 @@ def build_texts(
     progress.stage(f"Encoding {len(part.lacking)} captions")
 
     from zit_app.model.loading import load_text_encoder
-    from zit_app.model.text import encode_prompts
 
-    tokenizer, encoder = load_text_encoder(model, device, dtype)
-
-    def encode(batch: list[str]) -> None:
-        features = encode_prompts(tokenizer, encoder, [wanted[key] for key in batch], max_length)
-        for key, features_LD in zip(batch, features, strict=True):
-            if not features_LD.isfinite().all():
-                raise ZitError(
-                    f"The text encoder makes no finite numbers of the caption {wanted[key][:60]!r}.",
-                    "Copy or download the model's text_encoder again.",
-                    "weights",
-                )
-            write_text(index.text_path(scan.folder, key), key, features_LD)
-
+    encoder = load_text_encoder(model, device, dtype)
     by_length = sorted(part.lacking, key=lambda key: (len(wanted[key]), key))  # neighbours pad each other little
     with keeping_memory(device):
         for batch in _counted(_batches(by_length, batch_size or AUTO_CAPTIONS), part, progress):
-            encode(batch)
+            _encode(scan.folder, {key: wanted[key] for key in batch}, encoder, max_length)
     return part
 
 
@@ -128,11 +115,10 @@ def encode_beside(dataset: Path, prompts: list[str], model: Path, max_length: in
         progress.stage(f"Encoding {len(lacking)} further prompts")
 
         from zit_app.model.loading import load_text_encoder
-        from zit_app.model.text import encode_prompts
 
-        tokenizer, encoder = load_text_encoder(model, device, dtype)
+        encoder = load_text_encoder(model, device, dtype)
         for key, prompt in lacking.items():
-            write_text(index.text_path(dataset, key), key, encode_prompts(tokenizer, encoder, [prompt], max_length)[0])
+            _encode(dataset, {key: prompt}, encoder, max_length)
         del encoder
         gc.collect()
         torch.cuda.empty_cache()
@@ -193,6 +179,21 @@ def build_latents(
                     )
                 write_latents(index.latents_path(scan.folder, key), key, mean_CHW, logvar_CHW)
     return part
+
+
+def _encode(dataset: Path, texts: dict[str, str], encoder: tuple[Any, Any], max_length: int) -> None:
+    """Write the features of texts, by their fingerprints. Raises ZitError for numbers that are none."""
+    from zit_app.model.text import encode_prompts
+
+    features = encode_prompts(*encoder, list(texts.values()), max_length)
+    for (key, text), features_LD in zip(texts.items(), features, strict=True):
+        if not features_LD.isfinite().all():
+            raise ZitError(
+                f"The text encoder makes no finite numbers of the caption {text[:60]!r}.",
+                "Copy or download the model's text_encoder again.",
+                "weights",
+            )
+        write_text(index.text_path(dataset, key), key, features_LD)
 
 
 def picture_tensor(picture: Picture) -> Tensor:

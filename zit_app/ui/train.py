@@ -88,8 +88,8 @@ class TrainTab:
         given = [self.preset, self.dataset, self.model, self.name, self.trigger, self.prompts, *controls]
         self.go.click(asks(self._submit), given, [self.training.run], api_visibility="private")
         self.advanced.connect(self.preset)
-        shelves = [self.dataset, self.model, self.advanced.start]
-        page.watch(shelves, self._read_choices, shelves)
+        shelves = [self.dataset, self.model]
+        page.watch([*shelves, self.advanced.start], self._read_choices, shelves)
         page.watch([self.preset], self._read_presets, [self.preset, self.dataset, self.model])
         plan = [self.plan, self.advanced.changed]
         page.watch(plan, self._read_plan, [self.preset, self.dataset, self.model, *controls])
@@ -106,7 +106,7 @@ class TrainTab:
 
     # ------------------------------------------------------------ looking
 
-    def _read_choices(self, now: Snapshot, dataset: str | None, model: str | None, start: str | None) -> Sequence[Any]:
+    def _read_choices(self, now: Snapshot, dataset: str | None, model: str | None) -> Sequence[Any]:
         models = followed(model_choices(), model, default_model())
         return [followed(dataset_choices(), dataset), models, gr.update(choices=self.advanced.loras())]
 
