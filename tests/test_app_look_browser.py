@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.browsing import App, Visit, expect
+from zit_app.ui import statuses
 
 axe: Any = pytest.importorskip("axe_playwright_python.base", reason="needs the package axe-playwright-python")
 TABS = {  # and what tells that they are filled
@@ -104,4 +105,31 @@ def test_the_settings_tab_tells_what_is_here(filled_app: App, browser: Any) -> N
     expect(report).to_have_value(re.compile("ZIT Studio.*python", re.DOTALL))
     assert str(filled_app.home) not in report.input_value() and "<home folder>" in report.input_value()
     visit.shows("#copy-report")
+    visit.close()
+
+
+def test_statuses_that_nobody_sees_are_not_written(filled_app: App, browser: Any) -> None:
+    """As the page's own list of them has it: nothing for what comes and goes unseen, soon nothing for what is over."""
+    visit = Visit(browser, filled_app.address)
+    visit.page.evaluate(
+        """async (name) => {
+            const parts = await import(new URL("assets/" + name, document.baseURI));
+            const list = Object.values(parts).find((part) => part?.prototype?.resolve_args).prototype;
+            const update = list.update;
+            window.most = window.unseen = 0;
+            list.update = function (event) {
+                update.call(this, event);
+                window.kept = Object.keys(this.current).length;
+                window.most = Math.max(window.most, window.kept);
+                if (this.show_progress[event.fn_index] === "hidden") window.unseen += 1;
+            };
+        }""",
+        statuses.tracker(),
+    )
+    visit.page.wait_for_function("unseen >= 4")  # two ticks of the timer
+    assert visit.page.evaluate("most") == 0
+    visit.open("settings")
+    visit.page.locator("#examine").click()
+    visit.page.wait_for_function("most > 0")  # Gradio still tells of what takes a while
+    visit.page.wait_for_function("kept === 0")
     visit.close()

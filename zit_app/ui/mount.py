@@ -7,6 +7,7 @@ import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, RedirectResponse
 
+from zit_app.ui import statuses
 from zit_app.ui.appearance import COOKIE as THEME
 from zit_app.ui.appearance import theme_query
 from zit_app.ui.text import LANGUAGES, preferred
@@ -59,6 +60,7 @@ def mounted(build: Callable[[str], gr.Blocks], host: str, port: int, **more: Any
             theme=theme(),
             css_paths=[STYLE],
             favicon_path=str(ICON),
+            head=statuses.script(),
             **more,
         )
         page._queue.sleep_when_free = REST

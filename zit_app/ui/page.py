@@ -74,9 +74,8 @@ class Page:
         One look at a time, and the last one asked for is never left out: were two on their way, the older answer could
         come last and stay on the page, while `seen` holds what the newer one said.
 
-        Gradio searches the page from its beginning for each input and output of an event, and at every event for each
-        component that ever showed progress. So a tick carries nothing, as `seen` also holds the inputs, which cannot
-        change without a look; progress is "shown" on one hidden number; what a tick needs comes first on the page.
+        Gradio searches the page from its beginning for each input and output of an event. So a tick carries nothing, as
+        `seen` also holds the inputs, which cannot change without a look; what a tick needs comes first on the page.
         """
         seen = gr.State(None)
         due = gr.Number(0, visible="hidden")  # a State tells its changes only by way of the queue
@@ -84,9 +83,7 @@ class Page:
         blocks.children[:] = blocks.children[-3:] + blocks.children[:-3]
         inputs: list[Any] = [seen, *(component for watch in self._watches for component in watch.inputs)]
         outputs = [seen, *(component for watch in self._watches for component in watch.outputs)]
-        quietly: dict[str, Any] = {
-            "queue": False, "show_progress": "hidden", "show_progress_on": due, "api_visibility": "private",
-        }  # fmt: skip
+        quietly: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         timer.tick(self._peek, seen, due, **quietly)
         triggers = [blocks.load, due.change, *(component.change for component in inputs[1:])]
         gr.on(triggers, self._look, inputs, outputs, trigger_mode="always_last", **quietly)
