@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.training import small_settings
+from tests.small import small_settings
 from zit_app.core import paths, queue
 from zit_app.core.errors import ZitError
 from zit_app.core.generate_settings import GenerateSettings

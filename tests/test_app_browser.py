@@ -9,10 +9,10 @@ import pytest
 
 from tests.browsing import LONG, App, Visit, expect
 from tests.hub import serving
+from tests.small import small_settings
 from tests.test_cache import make_dataset
 from tests.test_queue import wait_for
 from tests.tiny import make_tiny_model
-from tests.training import small_settings
 from zit_app.service import runs
 from zit_app.ui.text import TABLES
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small import small_settings
 from tests.test_cache import make_dataset
-from tests.training import new_run, small_settings, stop_at
+from tests.training import new_run, stop_at
 from zit_app.core import full_model, paths, sizes, workers
 from zit_app.core.errors import ZitError
 from zit_app.core.files import write_atomic, write_json

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small import small_settings
 from tests.test_cache import make_dataset
-from tests.training import assert_identical, new_run, small_settings, trained
+from tests.training import assert_identical, new_run, trained
 from zit_app.core.errors import ZitError
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.small import small_settings
 from tests.test_cache import make_dataset
-from tests.training import small_settings
 from zit_app.core.generate_settings import GenerateSettings, LoraUse
 from zit_app.core.progress import Progress
 from zit_app.core.train_settings import AcrfSettings

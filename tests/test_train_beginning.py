@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.small import small_settings
 from tests.test_cache import make_dataset
 from tests.test_train_refusals import refused
-from tests.training import assert_identical, made_lora, new_run, small_settings, stop_at, trained
+from tests.training import assert_identical, made_lora, new_run, stop_at, trained
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.train_settings import LoraSettings, TrainSettings

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small import small_settings
 from tests.test_cache import make_dataset
-from tests.training import assert_identical, new_run, small_settings, stop_at, trained
+from tests.training import assert_identical, new_run, stop_at, trained
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.engine.cache import Cache, Sample, build_cache

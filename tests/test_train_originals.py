@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from tests.small import small_settings
 from tests.test_cache import make_dataset
-from tests.training import new_run, small_settings
+from tests.training import new_run
 from zit_app.core import paths
 from zit_app.core.errors import ZitError
 from zit_app.core.models import find_model

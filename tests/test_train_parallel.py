@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small import small_settings
 from tests.test_cache import make_dataset
-from tests.training import new_run, small_settings, trained
+from tests.training import new_run, trained
 from zit_app.core import process, workers
 from zit_app.core.errors import ZitError
 from zit_app.core.progress import Progress

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.small import small_settings
 from tests.test_cache import make_dataset
 from tests.tiny import make_tiny_model
-from tests.training import assert_identical, new_run, small_settings, stop_at, trained
+from tests.training import assert_identical, new_run, stop_at, trained
 from zit_app.core import paths
 from zit_app.core.errors import ZitError
 from zit_app.core.models import find_model

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.small import small_settings
 from tests.test_cache import make_dataset
 from tests.test_settings import ACRF_CONFIG
-from tests.training import new_run, small_settings
+from tests.training import new_run
 from zit_app.cli import main
 from zit_app.core.errors import ZitError
 from zit_app.core.progress import Progress

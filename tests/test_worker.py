@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small import small_settings
 from tests.test_cache import make_dataset
 from tests.test_queue import wait_for
-from tests.training import assert_identical, end_workers, new_run, small_settings, stop_at, trained
+from tests.training import assert_identical, end_workers, new_run, stop_at, trained
 from zit_app.core import queue, workers
 from zit_app.core.compare_settings import CompareSettings, Variant
 from zit_app.core.errors import ZitError

@@ -12,31 +12,11 @@ from torch import Tensor
 from zit_app.core import queue
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
-from zit_app.core.train_settings import (
-    AcrfSettings,
-    DatasetSettings,
-    LoraSettings,
-    TrainingSettings,
-    TrainJob,
-    TrainSettings,
-    job_toml,
-)
+from zit_app.core.train_settings import TrainJob, TrainSettings, job_toml
 from zit_app.model.adapter_files import save_adapter
 from zit_app.model.adapters import attach_lora, lora_state
 from zit_app.model.loading import load_transformer
 from zit_app.service import worker
-
-
-def small_settings(acrf: AcrfSettings | None = None, **training: object) -> TrainSettings:
-    """Twelve steps of two batches of at most two pictures, a checkpoint every four steps."""
-    values = dict(max_steps=12, gradient_accumulation_steps=2, save_every=4, learning_rate=1e-2, caption_dropout=0.3)
-    values |= {"health_every": 0}
-    return TrainSettings(
-        acrf or AcrfSettings(),
-        LoraSettings(network_dim=4, network_alpha=4.0),
-        TrainingSettings(**{**values, **training}),  # type: ignore[arg-type]
-        DatasetSettings(resolution=64, batch_size=2),
-    )
 
 
 def new_run(folder: Path, settings: TrainSettings, dataset: Path, model: Path, preset: str = "") -> Run:
