@@ -77,6 +77,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "block 3 alone, nodes too": ("training.protection=base", *BASE, "lora.layers=3"),
     "block 3 alone, nodes too, Charbonnier": CHARBONNIER_BLOCK,
     "block 3 alone, nodes too, Charbonnier, slower": (*CHARBONNIER_BLOCK, "training.learning_rate=1.5e-3"),  # the demo
+    "block 3 alone, nodes too, Charbonnier, slower, held a little": (
+        *CHARBONNIER_BLOCK,
+        "training.learning_rate=1.5e-3",
+        "training.protection=base+tether",
+        "training.tether=0.5",
+        "training.tether_unrelated=0.5",
+        "training.unrelated_count=152",
+        "training.tether_pictures=false",
+    ),
     "block 3 alone, held": (*HELD_BLOCK, "training.tether_pictures=false"),
     "block 3 alone, held, its pictures too": HELD_BLOCK,
     "null space": ("acrf.sampler=uniform", *NULL_SPACE),
