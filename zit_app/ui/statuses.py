@@ -6,8 +6,8 @@ import gradio as gr
 
 # The page's one list of statuses, a class that a file of Gradio's page exports, keeps whatever an event ever had as
 # input or output, and at every event each of them is written again: a write searches the page from its beginning and
-# copies a value. That was two thirds of what our page cost. So events that show no progress have no status, and what is
-# complete is forgotten some seconds later, when it was certainly written.
+# copies a value. That was half of what our page cost beside a training. So events that show no progress have no status,
+# and what is complete is forgotten some seconds later, when it was certainly written.
 _SCRIPT = """<script type="module">
 import * as parts from "./assets/NAME";
 const list = Object.values(parts).find((part) => part?.prototype?.resolve_args).prototype;
