@@ -42,6 +42,7 @@ HELD_BLOCK = (
     "training.unrelated_count=152",
 )
 CHARBONNIER_BLOCK = ("training.protection=base", *BASE, "lora.layers=3", "acrf.base=charbonnier")
+DEMO = (*CHARBONNIER_BLOCK, "training.learning_rate=1.5e-3")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("acrf.sampler=uniform", *UNPROTECTED),
     "nodes": ("acrf.sampler=anchor", *UNPROTECTED),
@@ -76,10 +77,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "all blocks, nodes too, Charbonnier": ("training.protection=base", *BASE, "acrf.base=charbonnier"),
     "block 3 alone, nodes too": ("training.protection=base", *BASE, "lora.layers=3"),
     "block 3 alone, nodes too, Charbonnier": CHARBONNIER_BLOCK,
-    "block 3 alone, nodes too, Charbonnier, slower": (*CHARBONNIER_BLOCK, "training.learning_rate=1.5e-3"),  # the demo
+    "block 3 alone, nodes too, Charbonnier, slower": DEMO,
     "block 3 alone, nodes too, Charbonnier, slower, held a little": (
-        *CHARBONNIER_BLOCK,
-        "training.learning_rate=1.5e-3",
+        *DEMO,
         "training.protection=base+tether",
         "training.tether=0.5",
         "training.tether_unrelated=0.5",
