@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zit_app.core.errors import ZitError
 from zit_app.core.files import read_json
 
 
@@ -59,6 +60,16 @@ def read_limits(folder: Path) -> Limits:
     # Caption token i stands at time 1 + i, the picture at one more; captions are padded to multiples of 32.
     seen = MOST_REFERENCES if sees_pictures(folder) else 0
     return Limits(tokens=(times - 2) // 32 * 32, width=columns * 16, height=rows * 16, references=seen)
+
+
+def check_size(size: tuple[int, int], limits: Limits) -> None:
+    """Raises ZitError for a (width, height) in pixels that this model cannot draw."""
+    if size[0] % 16 or size[1] % 16:
+        raise ZitError(f"{size[0]}x{size[1]}: sides must be multiples of 16.", "Choose multiples of 16.")
+    if size[0] > limits.width or size[1] > limits.height:
+        raise ZitError(
+            f"{size[0]}x{size[1]} is larger than this model can draw.", f"Stay within {limits.width}x{limits.height}."
+        )
 
 
 def sees_pictures(folder: Path) -> bool:

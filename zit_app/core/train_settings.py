@@ -10,6 +10,7 @@ from typing import Any
 from zit_app.core import paths
 from zit_app.core.errors import ZitError, did_you_mean
 from zit_app.core.models import find_model
+from zit_app.core.preview_lines import read_preview
 from zit_app.core.settings import apply_set, describe, from_mapping, parse_toml, setting, to_toml
 from zit_app.core.undistilled import best_protection
 
@@ -198,7 +199,8 @@ class TrainingSettings:
         0, "Interval of previews, the first before anything is learnt; 0 = none", unit="optimizer steps", minimum=0
     )
     sample_prompts: tuple[str, ...] = setting(
-        (), "What previews show, squares of the resolution; none = the first two captions"
+        (),
+        "What previews show; --w, --h, --d (seed), --s (steps), --n (not) may follow; none = the first two captions",
     )
     keep_last: int = setting(3, "Checkpoints kept, the newest", minimum=1)
     keep_best: bool = setting(True, "Keep the adapter with the lowest loss on held-out pictures as best.safetensors")
@@ -378,8 +380,10 @@ def job_toml(settings: TrainSettings, job: TrainJob) -> str:
     """The frozen input of a training run, its `settings.toml`: the tables of the settings and `[job]`.
 
     What depends on the models that are here is decided now, so that a run goes on as it began whatever comes later.
-    Raises ZitError when that needs the model and there is none of that name.
+    Raises ZitError when that needs the model and there is none of that name, and for previews that say nothing.
     """
+    for line in settings.training.sample_prompts:
+        read_preview(line)
     if settings.training.protection == "auto":
         settings = settled(settings, find_model(job.model))
     return to_toml(_JobFile(job)) + "\n" + to_toml(settings)

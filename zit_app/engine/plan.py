@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from zit_app.core.errors import ZitError
+from zit_app.core.flavours import check_size
 from zit_app.core.generate_settings import GenerateSettings, enlarged, together
 from zit_app.core.progress import Progress
 from zit_app.data.wildcards import literal, resolved
@@ -108,7 +109,7 @@ def make_plan(settings: GenerateSettings, flavour: Flavour, limits: Limits, devi
     shape = source or (references[-1] if references else None)
     natural = natural_size(shape, flavour, limits) if shape else (flavour.pixels, flavour.pixels)
     size = (settings.width or natural[0], settings.height or natural[1])
-    _check_size(size, limits)
+    check_size(size, limits)
     kept = formats(settings.precision, settings.text_precision, device, default_dtype(device))
     plan = Plan(
         shots=shots_of(settings.prompts, range(settings.seed, settings.seed + settings.count)),
@@ -180,15 +181,6 @@ def _beside(references: int) -> int:
     return SEGMENT * (references + 1) if references else 0
 
 
-def _check_size(size: Size, limits: Limits) -> None:
-    if size[0] % 16 or size[1] % 16:
-        raise ZitError(f"{size[0]}x{size[1]}: sides must be multiples of 16.", "Choose multiples of 16.")
-    if size[0] > limits.width or size[1] > limits.height:
-        raise ZitError(
-            f"{size[0]}x{size[1]} is larger than this model can draw.", f"Stay within {limits.width}x{limits.height}."
-        )
-
-
 def _sigmas(settings: GenerateSettings, flavour: Flavour, picture: bool) -> torch.Tensor:
     """The nodes, float64 (N,), before a picture's strength takes its share."""
     given = torch.tensor(settings.sigmas, dtype=torch.float64)
@@ -204,7 +196,7 @@ def _larger(settings: GenerateSettings, flavour: Flavour, limits: Limits, size: 
     if settings.larger == 1:
         return None
     large = enlarged(size, settings.larger)
-    _check_size(large, limits)
+    check_size(large, limits)
     steps = settings.larger_steps or _own_steps(flavour, True)
     return Larger(large, redrawing(nodes(steps, flavour.shift), settings.larger_strength), steps)
 

@@ -18,6 +18,7 @@ from diffusers.models.transformers.transformer_z_image import ZImageTransformer2
 from torch import Tensor
 
 from zit_app.core import paths
+from zit_app.core.preview_lines import read_preview
 from zit_app.core.progress import Progress
 from zit_app.core.settings import parse_toml
 from zit_app.core.train_settings import AcrfSettings, TrainSettings
@@ -211,15 +212,29 @@ def _prompts_beside(
     learnt = [text for several in captions(scan, data.trigger_word) for text in several]
     apart = unrelated_prompts(settings, learnt, model)
     word = data.trigger_word or scan.options.trigger_word
-    asked = [with_trigger(prompt, word) for prompt in settings.training.sample_prompts]
-    prints = encode_beside(cache.dataset, [*apart, *asked], model, data.max_sequence_length, progress)
+    lines = [read_preview(line) for line in settings.training.sample_prompts]
+    asked = [with_trigger(line.prompt, word) for line in lines]
+    refused = list({line.negative for line in lines} - {""})
+    prints = encode_beside(cache.dataset, [*apart, *asked, *refused], model, data.max_sequence_length, progress)
     named = {each: cache.features(each) for each in prints[: len(apart)]}
-    return named, tuple(Preview(each, (cache.side, cache.side)) for each in prints[len(apart) :])
+    negative = {"": ""} | dict(zip(refused, prints[len(apart) + len(asked) :], strict=True))
+    previews = (
+        Preview(
+            text,
+            (line.width or cache.side, line.height or cache.side),
+            place if line.seed < 0 else line.seed,
+            line.steps,
+            negative[line.negative],
+        )
+        for place, (line, text) in enumerate(zip(lines, prints[len(apart) :], strict=False))
+    )
+    return named, tuple(previews)
 
 
 def _first_captions(samples: Sequence[Sample]) -> tuple[Preview, ...]:
     """What is previewed where nothing is asked for: their features are in the cache, so no encoder is needed."""
-    return tuple(Preview(text, size) for text, size in {one.text: one.size for one in samples}.items())[:PREVIEWS]
+    told = list({one.text: one.size for one in samples}.items())[:PREVIEWS]
+    return tuple(Preview(text, size, seed) for seed, (text, size) in enumerate(told))
 
 
 def _metadata(

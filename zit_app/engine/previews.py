@@ -16,27 +16,30 @@ from zit_app.model.draw import draw_latents
 from zit_app.model.latents import decode_latents
 from zit_app.model.loading import load_vae, read_flavour
 
-SEED = 0
-
 
 def draw_previews(work: Work, state: TrainState, run_folder: Path) -> list[Path]:
     """Draw `samples/<step>_<number>.png` in the run folder as the model is meant to be run: a few-step model at the
-    nodes of the training's ``turbo_steps`` without guidance, a guided one at its own steps with it.
+    nodes of the training's ``turbo_steps`` without guidance, a guided one at its own steps with it, unless a preview
+    asks for other steps.
 
     Noise comes from generators of its own, so a training with previews is bit for bit the one without.
     """
     flavour = read_flavour(work.model)
     vae = load_vae(work.model, work.device, work.dtype)
-    guided = [work.cache.features(work.cache.empty_text)] if flavour.guidance > 0 else []
-    run_at = work.settings.acrf
-    guided_steps = nodes(flavour.steps, flavour.shift)
-    sigmas = guided_steps if flavour.guidance > 0 else nodes(run_at.turbo_steps, run_at.shift)
+    guided, run_at = flavour.guidance > 0, work.settings.acrf
+    steps, shift = (flavour.steps, flavour.shift) if guided else (run_at.turbo_steps, run_at.shift)
     paths = []
     with as_saved(work, state) as stack:
         for number, one in enumerate(work.previews):
-            caps = [work.cache.features(one.text)]
             latents = draw_latents(
-                state.transformer, caps, guided, [SEED + number], one.size, sigmas, flavour.guidance, adapters=stack
+                state.transformer,
+                [work.cache.features(one.text)],
+                [work.cache.features(one.negative or work.cache.empty_text)] if guided else [],
+                [one.seed],
+                one.size,
+                nodes(one.steps or steps, shift),
+                flavour.guidance,
+                adapters=stack,
             )
             path = run_folder / "samples" / f"{state.step:06d}_{number}.png"
             with replacing(path, durable=False) as temporary:

@@ -7,6 +7,8 @@ from diffusers.models.transformers.transformer_z_image import ZImageTransformer2
 
 from zit_app.core.errors import ZitError
 from zit_app.core.files import read_json
+from zit_app.core.flavours import check_size, read_limits
+from zit_app.core.preview_lines import read_preview
 from zit_app.core.train_settings import TrainSettings
 from zit_app.data.options import read_options
 from zit_app.engine.aids import training_adapter, undistilled
@@ -50,6 +52,9 @@ def refuse_contradictions(settings: TrainSettings, dataset: Path, model: Path, d
         check_fit(blank, guard)
     starting_adapter(lora, blank)
     undistilled(settings, model)
+    limits = read_limits(model)
+    for line in map(read_preview, training.sample_prompts):
+        check_size((line.width, line.height), limits)
 
 
 def refuse_data(settings: TrainSettings, cache: Cache) -> None:

@@ -27,6 +27,9 @@ class Preview:
 
     text: str  # fingerprint of the prompt's features in the cache
     size: Size  # width, height in pixels
+    seed: int
+    steps: int = 0  # 0 = the training's nodes, for a guided model its own
+    negative: str = ""  # fingerprint, for a guided model; "" = of the empty prompt
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,8 @@ TABLE = {
     "train.auto_tether": "Few-step pictures are protected by staying near the model. With its undistilled model here "
     "(Models & settings) and memory for it, they would be kept better.",
     "train.prompts": "Preview prompts",
-    "train.prompts_help": "What it draws on the way, one a line; empty = the first two captions",
+    "train.prompts_help": "What it draws on the way, one a line; empty = the first two captions. Size, seed and steps "
+    "may follow: a red boat --w 832 --h 1216 --d 7 --s 12",
     "train.trigger": "Trigger word",
     "train.trigger_help": "Word that will call it up; optional",
     "train.no_dataset": "No dataset is chosen.",

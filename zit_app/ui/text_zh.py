@@ -184,7 +184,8 @@ TABLE = {
     "train.auto_tether": "少步图片通过贴近原模型得到保护。若本机有对应的未蒸馏模型（见“模型与设置”）"
     "和足够的内存，会保持得更好。",
     "train.prompts": "预览提示词",
-    "train.prompts_help": "训练途中画什么，每行一条；留空 = 前两条描述",
+    "train.prompts_help": "训练途中画什么，每行一条；留空 = 前两条描述。后面可写尺寸、种子和步数："
+    "红色的船 --w 832 --h 1216 --d 7 --s 12",
     "train.trigger": "触发词",
     "train.trigger_help": "用来唤起它的词；可不填",
     "train.no_dataset": "尚未选择数据集。",

@@ -17,6 +17,12 @@ ERRORS = {
     "Choose another one.": "请选择另一个。",
     "Choose one that exists.": "请选择一个存在的。",
     "Remove one.": "请删去一个。",
+    # previews
+    "Preview prompts have no option --{}.": "预览提示词没有选项 --{0}。",
+    "--{} {} in a preview prompt is not understood.": "看不懂预览提示词中的 --{0} {1}。",
+    "Give a whole number from {} to {}, a multiple of {}.": "请给出 {0} 至 {1} 的整数，且是 {2} 的倍数。",
+    "The preview {} has no prompt.": "预览 {0} 没有提示词。",
+    "Write what it shows before its options.": "请在选项前面写出画什么。",
     # files
     "The disk is full: {} could not be written.": "磁盘已满：无法写入 {0}。",
     "Free some space and start again; what was saved before is whole.": "请腾出空间后重新开始；之前保存的都完整。",

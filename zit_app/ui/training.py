@@ -8,6 +8,7 @@ import gradio as gr
 
 from zit_app.core.errors import ZitError
 from zit_app.core.generate_settings import LoraUse
+from zit_app.core.preview_lines import read_preview
 from zit_app.core.run import Run
 from zit_app.core.train_settings import load_job
 from zit_app.service import runs, worker
@@ -99,8 +100,8 @@ class Training:
         if view is None or view.adapter is None:
             raise ZitError(self.w("train.gone"), self.w("train.gone_help"))
         settings, job = load_job(view.folder / "settings.toml")
-        own = settings.training.sample_prompts
-        example = own[0] if own else example_caption(Path(job.dataset)) or self.w("generate.example")
+        asked = [read_preview(line).prompt for line in settings.training.sample_prompts]
+        example = asked[0] if asked else example_caption(Path(job.dataset)) or self.w("generate.example")
         return str(view.adapter), job.model, with_word(example, settings.dataset.trigger_word)
 
     # ------------------------------------------------------------ looking
