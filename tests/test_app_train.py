@@ -90,7 +90,8 @@ def test_too_little_memory_is_recognised_and_the_ladder_of_cheaper_settings_ends
     assert resume(again, Progress(again)) is not None and again.state() == "done"
 
     settings, ladder = replace(load_preset("style"), training=small_settings().training), []
-    settings = replace(settings, dataset=replace(settings.dataset, batch_size=4, resolution=0))
+    data = replace(settings.dataset, batch_size=4, resolution=512, further_resolutions=(640, 384))
+    settings = replace(settings, dataset=data)
     room = estimates.memory(settings, tiny_model, card=False)
     while (cheaper := remedies.cheaper(settings, 512)) is not None:
         ladder += [(change.name, change.after) for change in remedies.differences(settings, cheaper)]
@@ -101,7 +102,9 @@ def test_too_little_memory_is_recognised_and_the_ladder_of_cheaper_settings_ends
         ("gradient_checkpointing", True),
         ("gradient_accumulation_steps", 4), ("batch_size", 2),
         ("gradient_accumulation_steps", 8), ("batch_size", 1),
-        ("resolution", 384), ("resolution", 256),
+        ("further_resolutions", (384,)),
+        ("resolution", 384), ("further_resolutions", ()),
+        ("resolution", 256),
         ("network_dim", 8), ("network_alpha", 8.0),
         ("network_dim", 4), ("network_alpha", 4.0),
     ]  # fmt: skip

@@ -163,6 +163,26 @@ def test_several_captions_mirroring_and_repeats(tmp_path: Path, tiny_model: Path
     assert build_cache(dataset, tiny_model, 64).built_latents == 0
 
 
+def test_further_resolutions_encode_what_they_would_not_enlarge(tmp_path: Path, tiny_model: Path) -> None:
+    dataset = make_dataset(tmp_path / "data", ((64, 64), (100, 64), (128, 128)))
+    build_cache(dataset, tiny_model, 64)
+    cache = build_cache(dataset, tiny_model, 64, further=(32, 96, 64, 32))
+    assert cache.resolutions == (64, 32, 96) and cache.side == 64
+    found = [(sample.name, sample.size) for sample in cache.samples]
+    assert found == [
+        ("0.png", (64, 64)),
+        ("0.png", (32, 32)),
+        ("1.png", (80, 48)),
+        ("1.png", (32, 32)),
+        ("2.png", (64, 64)),
+        ("2.png", (32, 32)),
+        ("2.png", (96, 96)),
+    ]
+    assert cache.built_latents == 4 and cache.built_texts == 0  # those of 64 were there
+    small, whole = (cache.mean(cache.samples[i]) for i in (5, 4))
+    assert whole.shape == (16, 8, 8) and small.shape == (16, 4, 4)
+
+
 def test_equal_pictures_and_captions_are_encoded_once(tmp_path: Path, tiny_model: Path) -> None:
     dataset = make_dataset(tmp_path / "data")
     (dataset / "copy.png").write_bytes((dataset / "0.png").read_bytes())

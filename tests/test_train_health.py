@@ -68,12 +68,13 @@ def test_health_is_in_the_metrics_at_least_four_times_and_changes_nothing(
 
 
 def small(count: int) -> tuple[Sample, ...]:
-    return tuple(Sample(f"{i}.png", (64, 64), f"{i}", f"{i % 7}") for i in range(count) for _ in range(2))
+    return tuple(Sample(f"{i}.png", (side, side), f"{i}", f"{i % 7}") for i in range(count) for side in (64, 32))
 
 
 def test_held_out_pictures_are_never_trained_on_and_stay_the_same(cache: Cache) -> None:
     settings = small_settings(health_every=100, held_out=0.1)
     taught, held = set_aside(replace(cache, samples=small(60)), settings)
+    assert all(one.size == (64, 64) for one in held)  # the main resolution, which comes first
     assert len(held) == 6 and len(taught.samples) == 108  # both samples of a picture leave
     assert not {one.name for one in held} & {one.name for one in taught.samples}
     _, more = set_aside(replace(cache, samples=small(80)), settings)

@@ -44,9 +44,9 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_a_mask_is_cropped_scaled_and_mirrored_as_its_picture(data: Path, tiny_model: Path) -> None:
-    cache = build_cache(data, tiny_model, 64)
+    cache = build_cache(data, tiny_model, 64, further=(32,))
     masks, pictures = find_masks(MASKED, cache, tiny_model), pictures_of(MASKED, cache, tiny_model)
-    assert masks is not None and len(cache.samples) == len(pictures) == 4  # and their mirror images
+    assert masks is not None and len(cache.samples) == len(pictures) == 8  # two sizes, and their mirror images
     for sample in cache.samples:
         seen = F.avg_pool2d((picture_tensor(pictures[sample.latents])[:1] + 1) / 2, 8)
         torch.testing.assert_close(masks.load([sample])[0], 0.25 + 0.75 * seen, atol=0.12, rtol=0)
@@ -54,7 +54,7 @@ def test_a_mask_is_cropped_scaled_and_mirrored_as_its_picture(data: Path, tiny_m
     assert all(
         torch.equal(each, each.sort()[0]) or torch.equal(each, each.sort(descending=True)[0]) for each in means.values()
     )
-    assert sum(bool(each[0] > each[-1]) for each in means.values()) == 2  # half of them are mirrored
+    assert sum(bool(each[0] > each[-1]) for each in means.values()) == 4  # half of them are mirrored
 
 
 @pytest.mark.parametrize(

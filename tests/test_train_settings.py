@@ -125,6 +125,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "unrelated_count": (3, {"replay": 1.0}),
     # [dataset]
     "resolution": (96, {}),
+    "further_resolutions": ((32,), {}),
     "batch_size": (1, {}),
     "enable_bucket": (False, {}),
     "max_sequence_length": (16, {}),

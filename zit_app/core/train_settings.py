@@ -311,6 +311,13 @@ class DatasetSettings:
     resolution: int = setting(
         0, "Side of a square of the same area; 0 = the model's own", unit="pixels", minimum=0, maximum=4096
     )
+    further_resolutions: tuple[int, ...] = setting(
+        (),
+        "Pictures are learnt at these, too, as far as they are large enough: the LoRA then serves more sizes",
+        unit="pixels",
+        minimum=16,
+        maximum=4096,
+    )
     batch_size: int = setting(1, "Pictures a forward pass", minimum=1, maximum=256)
     enable_bucket: bool = setting(True, "Keep aspect ratios by buckets instead of cropping to a square")
     max_sequence_length: int = setting(512, "Longest caption", unit="tokens", minimum=16, maximum=1024)
@@ -327,6 +334,10 @@ class DatasetSettings:
         minimum=0,
         maximum=100000,
     )
+
+    def sides(self, pixels: int) -> tuple[int, ...]:
+        """All resolutions once, the main one first; ``pixels`` is what a resolution of 0 stands for."""
+        return tuple(dict.fromkeys((self.resolution or pixels, *self.further_resolutions)))
 
 
 @dataclass(frozen=True)

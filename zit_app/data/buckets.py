@@ -22,6 +22,12 @@ class Crop:
     box: Box
     lost: float
 
+    @property
+    def enlarges(self) -> bool:
+        """Whether the picture has fewer pixels than the bucket."""
+        left, top, right, bottom = self.box
+        return right - left < self.size[0] or bottom - top < self.size[1]
+
 
 def bucket_sizes(resolution: int, enable_bucket: bool = True) -> list[Size]:
     """All (width, height) in steps of 16 with the largest area that is not above resolution².

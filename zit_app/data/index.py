@@ -6,7 +6,7 @@ resolution or model is simply a file that is not there yet, and several resoluti
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -67,13 +67,18 @@ class Picture:
         }
 
 
-def pictures(scan: DatasetScan, sizes: list[Size], vae: str) -> Iterator[Picture]:
-    """What is to be encoded of a dataset, picture by picture; mirror images follow their picture when asked for."""
+def pictures(scan: DatasetScan, sizes: list[Size], vae: str, further: Sequence[list[Size]] = ()) -> Iterator[Picture]:
+    """What is to be encoded of a dataset, picture by picture; mirror images follow their picture when asked for.
+
+    ``sizes`` are the buckets of the resolution. Those of each of the ``further`` ones come behind, for pictures that
+    they would not enlarge.
+    """
     for item in scan.items:
-        crop = crop_to_bucket(item.size, sizes)
         background = scan.options.background if item.transparent else ""
-        for mirrored in (False, True) if scan.options.flip else (False,):
-            yield Picture(item, crop, mirrored, background, vae)
+        others = [crop_to_bucket(item.size, each) for each in further]
+        for crop in (crop_to_bucket(item.size, sizes), *(crop for crop in others if not crop.enlarges)):
+            for mirrored in (False, True) if scan.options.flip else (False,):
+                yield Picture(item, crop, mirrored, background, vae)
 
 
 def whole(path: Path, fingerprint: str) -> bool:

@@ -6,6 +6,7 @@ before the VAE enters it.
 
 import gc
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cached tensors of a dataset for one model and one resolution.
+    """The cached tensors of a dataset for one model and one resolution, or several.
 
     An epoch goes through `samples`: each picture with each of its captions, mirrored as well when the dataset asks
     for it, as often as the dataset lets it count.
     """
 
     dataset: Path
-    resolution: int  # pixels: side of a square of the buckets' area
+    resolutions: tuple[int, ...]  # pixels: sides of squares of the buckets' area, the main one first
     samples: tuple[Sample, ...]
     empty_text: str  # fingerprint of the empty prompt's features, for caption dropout
     skipped: tuple[Skipped, ...]
@@ -59,6 +60,11 @@ class Cache:
         """What was found and built, in one sentence."""
         words = f"{self.pictures} pictures: {self.built_latents} latents and {self.built_texts} texts were missing"
         return f"{words}; {len(self.skipped)} files skipped." if self.skipped else f"{words}."
+
+    @property
+    def resolution(self) -> int:
+        """The main one."""
+        return self.resolutions[0]
 
     @property
     def side(self) -> int:
@@ -85,12 +91,14 @@ def build_cache(
     enable_bucket: bool = True,
     max_length: int = 512,
     trigger_word: str = "",
+    further: Sequence[int] = (),
 ) -> Cache:
     """Compute what is missing of a dataset's cache, and tell where everything lies.
 
     resolution  side of a square of the same area, in pixels; 0 = the model's own
     batch_size  pictures or captions encoded together; 0 = by their size
     only        "latents" or "text" leaves the other part alone
+    further     resolutions at which pictures that are large enough are encoded as well
 
     Raises ZitError for a folder without readable pictures, missing captions, a wrong model folder, a full disk.
     """
@@ -100,9 +108,10 @@ def build_cache(
     index.save_known(scan)
     for skipped in scan.skipped:
         progress.note(f"Skipped {skipped.name}: {skipped.reason}")
-    resolution = resolution or read_flavour(folder).pixels
+    resolutions = tuple(dict.fromkeys((resolution or read_flavour(folder).pixels, *further)))
     vae = "" if only == "text" else index.component_fingerprint(folder / "vae")
-    pictures = list(index.pictures(scan, bucket_sizes(resolution, enable_bucket), vae))
+    sizes, *smaller = (bucket_sizes(each, enable_bucket) for each in resolutions)
+    pictures = list(index.pictures(scan, sizes, vae, smaller))
     told: list[tuple[str, ...]] = [("",)] * len(scan.items)
     if only != "latents":
         told = captions(scan, trigger_word)
@@ -124,7 +133,7 @@ def build_cache(
     )
     return Cache(
         dataset,
-        resolution,
+        resolutions,
         samples,
         texts.prints.get("", ""),
         scan.skipped,

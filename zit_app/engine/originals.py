@@ -45,8 +45,8 @@ class Masks:
 def pictures_of(settings: TrainSettings, cache: Cache, model: Path) -> dict[str, Picture]:
     """By the fingerprint of its latents, what was encoded of which file."""
     scan = scan_dataset(cache.dataset, index.load_known(cache.dataset))
-    sizes = bucket_sizes(cache.resolution, settings.dataset.enable_bucket)
-    found = index.pictures(scan, sizes, index.component_fingerprint(model / "vae"))
+    sizes, *further = (bucket_sizes(each, settings.dataset.enable_bucket) for each in cache.resolutions)
+    found = index.pictures(scan, sizes, index.component_fingerprint(model / "vae"), further)
     return {index.fingerprint(picture.parts()): picture for picture in found}
 
 

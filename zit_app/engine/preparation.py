@@ -188,15 +188,18 @@ def new_sampler(acrf: AcrfSettings, nodes_N: Tensor) -> SigmaSampler:
 
 
 def set_aside(cache: Cache, settings: TrainSettings) -> tuple[Cache, tuple[Sample, ...]]:
-    """The cache without the held-out pictures, and one sample of each of those; chosen by name, so that they stay the
-    same when others are added. Small sets, and trainings that never look at them, keep all."""
+    """The cache without the held-out pictures, and one sample of each of those, of the main resolution; chosen by name,
+    so that they stay the same when others are added. Small sets, and trainings that never look at them, keep all."""
     training = settings.training
     names = sorted({sample.name for sample in cache.samples})
     if not training.health_every or len(names) < SMALL_SET:
         return cache, ()
     count = min(MOST_HELD, int(training.held_out * len(names)))
     chosen = set(sorted(names, key=lambda name: _digest([training.seed, name]))[:count])
-    held = {sample.name: sample for sample in cache.samples if sample.name in chosen}
+    held: dict[str, Sample] = {}
+    for sample in cache.samples:
+        if sample.name in chosen:
+            held.setdefault(sample.name, sample)
     taught = tuple(sample for sample in cache.samples if sample.name not in chosen)
     return dataclasses.replace(cache, samples=taught), tuple(held.values())
 

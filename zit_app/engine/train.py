@@ -72,6 +72,7 @@ def train(settings: TrainSettings, dataset: Path, model: str | Path, run: Run, p
                 enable_bucket=data.enable_bucket,
                 max_length=data.max_sequence_length,
                 trigger_word=data.trigger_word,
+                further=data.further_resolutions,
             )
         run.write_status("running", skipped=[[one.name, one.reason] for one in cache.skipped])
         if not cache.complete:

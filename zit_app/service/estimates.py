@@ -63,6 +63,7 @@ def estimate(settings: TrainSettings, model: str, pictures: int, done: Sequence[
     """
     folder = model_place(model)
     settings = settled(settings, folder)
+    pictures *= len(sides(settings, folder))  # at the most: small ones are not learnt at larger resolutions
     steps = optimizer_steps(settings, pictures) if pictures else 0
     pace = measured_pace(model, folder, done)
     seconds = steps * pace * work(settings, folder) if pace and steps else None
@@ -95,7 +96,7 @@ def step_memory(settings: TrainSettings, config: Config, pixels: int, card: bool
     training, data = settings.training, settings.dataset
     in_bf16 = training.compute == "bf16" or (training.compute == "auto" and card)
     optimizer = ("adamw8bit" if card else "adamw") if training.optimizer == "auto" else training.optimizer
-    side = data.resolution or pixels
+    side = max(data.sides(pixels))
     numbers = adapter_numbers(settings.lora, config)
     step = training_bytes(
         config,
@@ -113,10 +114,14 @@ def step_memory(settings: TrainSettings, config: Config, pixels: int, card: bool
     return replace(step, weights=step.weights + directions + 2 * numbers)  # half of them are A, kept twice in fp32
 
 
-def tokens(settings: TrainSettings, folder: Path) -> int:
-    """Of one picture and its caption."""
-    side = settings.dataset.resolution or read_flavour(folder).pixels
-    return (side // 16) ** 2 + CAPTION_TOKENS
+def sides(settings: TrainSettings, folder: Path) -> tuple[int, ...]:
+    """The resolutions that a training of the model in this folder learns at."""
+    return settings.dataset.sides(read_flavour(folder).pixels)
+
+
+def tokens(settings: TrainSettings, folder: Path) -> float:
+    """Of one picture and its caption, the mean over all resolutions."""
+    return statistics.fmean((side // 16) ** 2 + CAPTION_TOKENS for side in sides(settings, folder))
 
 
 def work(settings: TrainSettings, folder: Path) -> float:

@@ -106,9 +106,14 @@ def cheaper(settings: TrainSettings, pixels: int) -> TrainSettings | None:
             training=replace(training, gradient_accumulation_steps=accumulated),
             dataset=replace(data, batch_size=half),
         )
-    side = smaller_side(data.resolution or pixels)
+    largest = max(data.sides(pixels))
+    if largest > (data.resolution or pixels):
+        kept = tuple(side for side in data.further_resolutions if side < largest)
+        return replace(settings, dataset=replace(data, further_resolutions=kept))
+    side = smaller_side(largest)
     if side:
-        return replace(settings, dataset=replace(data, resolution=side))
+        kept = tuple(other for other in data.further_resolutions if other < side)
+        return replace(settings, dataset=replace(data, resolution=side, further_resolutions=kept))
     if lora.network_dim > LOWEST_RANK:
         rank = max(LOWEST_RANK, lora.network_dim // 2)
         alpha = lora.network_alpha * rank / lora.network_dim  # the same strength

@@ -101,6 +101,7 @@ TABLE = {
     # [dataset]
     "resolution": ("分辨率", "同面积正方形的边长；0 = 模型自身的值"),
     "batch_size": ("批大小", "每次前向的图片数"),
+    "further_resolutions": ("其他分辨率", "足够大的图片也按这些边长学习：LoRA 可用于更多尺寸，用逗号分隔"),
     "enable_bucket": ("长宽比分桶", "用分桶保持长宽比，而不是裁成正方形"),
     "max_sequence_length": ("最长文本", "文本的最大长度"),
     "repeats": ("重复", "一张图片在一轮中算多少次"),
