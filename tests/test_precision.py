@@ -10,6 +10,7 @@ import torch
 
 from zit_app.cli import main
 from zit_app.model.adapters import attach_lora
+from zit_app.model.device import in_half
 from zit_app.model.forward import predict_velocity
 from zit_app.model.loading import load_text_encoder, load_transformer
 from zit_app.model.precision import (
@@ -148,3 +149,13 @@ def test_moving_and_casting_a_packed_model_leaves_its_weights(tiny_model: Path, 
     again = copy.deepcopy(model).to("meta")
     load_stored(tmp_path / "x.safetensors", again, "fp8", CPU)
     assert off(velocity(again), expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16", "none of both"])
+def test_half_numbers_are_used_where_the_processor_has_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: True, "avx2": True})
+    with in_half("cpu"):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.float32 if name == "none of both" else torch.bfloat16)
+    with in_half("cpu", wanted=False):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

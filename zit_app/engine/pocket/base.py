@@ -23,6 +23,7 @@ from zit_app.engine.pocket.captions import VOCABULARY, caption, templated
 from zit_app.engine.pocket.concepts import Concept
 from zit_app.engine.pocket.fast import CAPTION_TOKENS, batched_velocity, new_transformer, rope_tables
 from zit_app.engine.pocket.states import load_state, save_state
+from zit_app.model.device import in_half
 
 DIM, LAYERS, REFINERS, CAPTION_WIDTH = 256, 6, 1, 256
 BATCH = 48
@@ -155,7 +156,7 @@ def train_base(work: Path, device: str, steps: int, compile_model: bool = True, 
         sigma = draw_sigma(len(x0), generator).to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         mixed = (1 - sigma).view(-1, 1, 1, 1) * x0 + sigma.view(-1, 1, 1, 1) * noise
-        with torch.autocast(device, torch.bfloat16):
+        with in_half(device):
             v = velocity(transformer, mixed, sigma, caption_features(encoder, ids), real, tables)
         loss = (v - (noise - x0)).square().mean()
         loss.backward()

@@ -32,6 +32,7 @@ from zit_app.engine.pocket.captioner_pictures import Drawn, Pictures
 from zit_app.engine.pocket.captions import STYLE_WORDS, layout_words
 from zit_app.engine.pocket.concepts import KNOWN_STYLES, Concept
 from zit_app.engine.pocket.states import load_state, save_state
+from zit_app.model.device import in_half
 
 BATCH, STEPS = 96, 2350
 LANGUAGE_FROM = 1200  # the step from which the language model learns too
@@ -126,7 +127,7 @@ def train_captioner(work: Path, steps: int = STEPS, save_every: int = 100) -> Pa
             for group in optimizers[name].param_groups:
                 group["lr"] = peak * rate_factor(step, steps)
         drawn = pictures(step, BATCH)
-        with torch.autocast("cpu", torch.bfloat16):
+        with in_half("cpu"):
             with torch.set_grad_enabled(step not in TOWER_RESTS):
                 tokens = model.model.get_image_features(drawn.pictures * 2 - 1).pooler_output
                 logits = head(tokens)

@@ -38,6 +38,7 @@ from zit_app.engine.pocket.captions import caption
 from zit_app.engine.pocket.fast import batched_velocity, new_transformer, rope_tables
 from zit_app.engine.pocket.states import load_part, load_state, save_state
 from zit_app.flow.schedule import nodes
+from zit_app.model.device import in_half
 
 GUIDANCE = 3.0  # diffusers' convention: pos + g (pos - neg)
 WARM_STEPS, WARM_RATE = 140, 4e-4
@@ -70,11 +71,11 @@ class Teacher:
     @torch.no_grad()
     def features(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         ids, real = tokenize(self.tokenizer, prompts)
-        with torch.autocast(self.device, torch.bfloat16):
+        with in_half(self.device):
             return caption_features(self.encoder, ids.to(self.device)).float(), real.to(self.device)
 
     def run(self, model: ZImageTransformer2DModel, x: Tensor, sigma: Tensor, features: Tensor, real: Tensor) -> Tensor:
-        with torch.autocast(self.device, torch.bfloat16):
+        with in_half(self.device):
             return self.velocity(model, x, sigma, features, real, self.tables)
 
     @torch.no_grad()
@@ -135,7 +136,7 @@ def warm_up(student: ZImageTransformer2DModel, teacher: Teacher, batches: Batche
     for step in range(steps):
         generator = torch.Generator().manual_seed(500_000 + step)
         x0, ids, real = batches(500_000 + step, WALKERS)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), in_half("cpu"):
             features = caption_features(teacher.encoder, ids).float()
         sigma = grid[torch.randint(8, (WALKERS,), generator=generator)]
         x = at(x0, sigma, generator)

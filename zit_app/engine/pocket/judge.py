@@ -23,6 +23,7 @@ from torch import nn
 
 from zit_app.engine.pocket.concepts import HELD_OUT_STYLES, KNOWN_STYLES, Concept
 from zit_app.engine.pocket.pictures import canonical_picture, cut_out
+from zit_app.model.device import in_half
 
 STYLES = KNOWN_STYLES + HELD_OUT_STYLES
 SIDE, CONTENT_SIDE = 128, 64
@@ -190,7 +191,7 @@ def train_content(net: nn.Module, real_CS3HW: torch.Tensor, steps: int = STEPS) 
         draw = torch.rand(len(x), 16, generator=generator)
         x = moved(F.avg_pool2d(x, SIDE // CONTENT_SIDE), draw, True)
         x = worn(recoloured(x, draw[:, 5:]), draw[:, 8:], 0.15, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with in_half("cpu"):
             embedding = net(x.contiguous(memory_format=torch.channels_last))
         learn(contrastive(*embedding.float().chunk(2)), optimizer, "content", step)
 
@@ -204,7 +205,7 @@ def train_style(net: nn.Module, real_CS3HW: torch.Tensor, steps: int = STEPS) ->
         x = real_CS3HW[chosen, style].float() / 127.5 - 1
         draw = torch.rand(len(x), 16, generator=generator)
         x = worn(moved(x, draw, False), draw[:, 8:], 0.04, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with in_half("cpu"):
             logits = net(x.contiguous(memory_format=torch.channels_last))
         learn(F.cross_entropy(logits.float(), style, label_smoothing=0.05), optimizer, "style", step)
 

@@ -11,6 +11,7 @@ from zit_app.core.models import find_model, read_flavour
 from zit_app.flow.schedule import nodes
 from zit_app.model.adapter_files import read_adapter
 from zit_app.model.adapter_stack import apply_adapters
+from zit_app.model.device import in_half
 from zit_app.model.draw import draw_latents
 from zit_app.model.latents import decode_latents
 from zit_app.model.loading import load_text_encoder, load_transformer, load_vae
@@ -21,7 +22,7 @@ BATCH = 40
 
 @dataclass
 class Painter:
-    """A model in memory; ``half`` computes in bf16 autocast (five times faster on CPUs that have it)."""
+    """A model in memory; ``half`` computes in bf16 where the processor has it, five times faster."""
 
     model: str | Path
     half: bool = True
@@ -52,7 +53,7 @@ class Painter:
             chosen = list(prompts[i : i + BATCH])
             caps = encode_prompts(*self.text, chosen)
             empty = encode_prompts(*self.text, [""]) * len(chosen)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            with in_half("cpu", self.half):
                 latents = draw_latents(
                     self.transformer, caps, empty, list(seeds[i : i + BATCH]), size,
                     nodes(steps, self.flavour.shift), guidance, adapters=stack,

@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from zit_app.engine.pocket.states import load_state, save_state
+from zit_app.model.device import in_half
 
 CROP = 64
 BATCH = 16
@@ -78,7 +79,7 @@ def random_crops(pictures: np.ndarray, centers: np.ndarray, canonical: int, gene
 def vae_step(vae: AutoencoderKL, x_BCHW: torch.Tensor, equivariant: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """One forward: (loss, plain reconstruction loss). ``equivariant`` halves latents and target before decoding."""
     device = x_BCHW.device.type
-    with torch.autocast(device, torch.bfloat16):
+    with in_half(device):
         posterior = vae.encode(x_BCHW).latent_dist
         z = posterior.sample()
         target = x_BCHW
@@ -145,7 +146,7 @@ def encode_bank(work: Path, device: str) -> Path:
     out = np.empty((len(pictures), 16, 16, 16), np.float32)
     for i in range(0, len(pictures), 64):
         x = torch.from_numpy(np.array(pictures[i : i + 64])).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
-        with torch.autocast(device, torch.bfloat16):
+        with in_half(device):
             out[i : i + 64] = vae.encode(x).latent_dist.mean.float().cpu().numpy()
     shift, scale = float(out.mean()), 1 / float(out.std())
     (work / "vae.json").write_text(json.dumps({"shift_factor": shift, "scaling_factor": scale}))

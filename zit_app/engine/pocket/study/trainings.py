@@ -36,6 +36,7 @@ from zit_app.engine.pocket.twin import unrelated
 from zit_app.flow.schedule import noisy, velocity
 from zit_app.model.adapter_files import read_adapter
 from zit_app.model.adapter_stack import apply_adapters
+from zit_app.model.device import in_half
 from zit_app.model.forward import predict_velocity
 from zit_app.model.latents import encode_pictures, normalise
 from zit_app.model.text import encode_prompts
@@ -165,7 +166,7 @@ def _held_out(exam: Exam, adapter: Path | None) -> float:
     generator = torch.Generator().manual_seed(2000)
     levels_B = ((torch.arange(len(caps)) % LEVELS) + 0.5) / LEVELS
     noise = torch.randn(exam.latents_CCHW.shape, generator=generator)
-    with torch.autocast("cpu", torch.bfloat16):
+    with in_half("cpu"):
         v = predict_velocity(painter.transformer, noisy(exam.latents_CCHW, noise, levels_B), levels_B, caps)
     if stack is not None:
         stack.remove()
