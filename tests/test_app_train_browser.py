@@ -95,6 +95,11 @@ def test_stop_in_the_sidebar_and_the_queue_in_chinese(app: App, browser: Any) ->
     visit = Visit(browser, app.address, locale="zh-CN")
     visit.open("train", "zh")
     visit.page.get_by_text(ZH["train.advanced"]).click()
+    visit.page.locator("#setting-search input, input#setting-search").fill("分辨率")  # at once, as a paste does
+    expect(visit.page.locator("#setting_turbo_steps")).to_be_hidden()
+    expect(visit.page.locator("#setting_further_resolutions")).to_be_visible()
+    visit.page.locator("#setting-search input, input#setting-search").fill("")
+    expect(visit.page.locator("#setting_turbo_steps")).to_be_visible()
     layers = visit.page.locator("#setting_layers").locator("input, textarea")
     layers.fill("99")
     visit.shows("#plan", "不是此模型的主块")

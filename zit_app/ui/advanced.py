@@ -20,14 +20,16 @@ QUICK = "quick"  # the recipe of the demo: high rates and few steps, for the poc
 PRESETS = ("portrait", "style", "detail", "balanced", QUICK)
 MAIN = ("trigger_word", "sample_prompts")  # have their place below the name, not among the advanced settings
 START = "start_from"  # one of the LoRAs that are here
-# Hides the settings whose label, help and name do not hold the words of the search box.
-FILTER = """(words) => {
-  const wanted = words.toLowerCase().split(/\\s+/).filter(Boolean);
+# Hides the settings whose label, help and name do not hold the words of the search box. Gradio's own event of it comes
+# with pressed keys only, not with what is pasted or dictated.
+SEARCH = """() => document.addEventListener('input', event => {
+  if (!event.target.closest('#setting-search')) return;
+  const wanted = event.target.value.toLowerCase().split(/\\s+/).filter(Boolean);
   for (const box of document.querySelectorAll('#advanced .setting')) {
     const text = (box.textContent + ' ' + box.id.replaceAll('_', ' ')).toLowerCase();
     box.classList.toggle('filtered', !wanted.every(word => text.includes(word)));
   }
-}"""
+})"""
 
 
 @lru_cache(maxsize=len(PRESETS))
@@ -51,7 +53,7 @@ class Advanced:
         w, settings = self.w, preset_settings(start)
         with gr.Accordion(w("train.advanced"), open=False, elem_id="advanced", elem_classes="grid-form"):
             with gr.Row():
-                self.search = gr.Textbox(
+                gr.Textbox(
                     label=w("train.search"),
                     show_label=False,
                     placeholder=w("train.search"),
@@ -73,7 +75,6 @@ class Advanced:
         for trigger in (preset.change, self.reset.click):  # type: ignore[attr-defined]
             trigger(asks(self._fill), [preset], self.controls, **quiet)
         self.changed.click(asks(self._put_back), [preset], self.controls, **quiet)
-        self.search.input(None, [self.search], None, js=FILTER)
 
     def settings(self, values: Sequence[Any], trigger: str = "", prompts: str = "") -> TrainSettings:
         """What the controls hold, and those of `MAIN`. Raises ZitError for a value that is not allowed."""

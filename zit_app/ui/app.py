@@ -2,6 +2,7 @@
 
 import gradio as gr
 
+from zit_app.ui.advanced import SEARCH
 from zit_app.ui.cache import CacheTab
 from zit_app.ui.compare import CompareTab
 from zit_app.ui.dataset import DatasetTab
@@ -66,5 +67,6 @@ def build(language: str) -> gr.Blocks:
         )
         blocks.load(None, js=FOLD, api_visibility="private")
         blocks.load(None, js=PREPARE, api_visibility="private")
+        blocks.load(None, js=SEARCH, api_visibility="private")
         page.connect(blocks)
     return blocks

@@ -29,6 +29,7 @@ from zit_app.engine.pocket.questions import Questions
 from zit_app.engine.pocket.score import isolate, sharpness
 from zit_app.engine.pocket.teach import WORD, adapter_of, errors_to, prompt, rows_not_shown, style_and_content
 from zit_app.engine.pocket.twin import NEW_ART, unrelated
+from zit_app.model.device import multiplies_in_bf16
 
 STEPS = {"art": 300, "subject": 400}
 SUBJECT, VIEWS, SEEDS = "frog", 12, 32  # nothing white about it: it is told from a white ground
@@ -46,9 +47,9 @@ SMALL = (
     "training.save_every=0",
     "training.sample_every=0",
     "training.health_every=0",
-    "training.compute=bf16",
     "dataset.batch_size=8",
 )
+NULL_SPACE = ("training.protection=null_space",)
 RANK_16 = ("lora.network_dim=16", "lora.network_alpha=16")
 REPORT = ("acrf.base=charbonnier", "acrf.lambda_cos=0.1", "acrf.lambda_fft=0.1")
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> preset, changes
@@ -56,6 +57,8 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> preset, changes
     "style": ("style", ()),
     "detail": ("detail", ()),
     "balanced": ("balanced", ()),
+    # As they settle where the undistilled model is not at hand.
+    **{f"{name}, null space": (name, NULL_SPACE) for name in ("portrait", "style", "detail", "balanced")},
     "portrait, rank 16": ("portrait", RANK_16),
     "style, squared error": ("style", ("acrf.base=mse",)),
     "detail, spectrum term": ("detail", ("acrf.lambda_fft=0.1",)),
@@ -115,7 +118,8 @@ def measure_promises(
 
 def settings_of(name: str, kind: str, seed: int) -> TrainSettings:
     """The settings of a variant for one of the two data sets."""
-    common = [f"training.max_steps={STEPS[kind]}", f"training.seed={seed}"]
+    number = "bf16" if multiplies_in_bf16("cpu") else "fp32"
+    common = [f"training.max_steps={STEPS[kind]}", f"training.seed={seed}", f"training.compute={number}"]
     if name == PLAIN:
         bare = ("acrf.base=mse", "acrf.sampler=uniform", "lora.layers=", "training.protection=none",
                 "training.learning_rate=6e-4")  # fmt: skip
