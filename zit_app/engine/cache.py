@@ -110,8 +110,8 @@ def build_cache(
         progress.note(f"Skipped {skipped.name}: {skipped.reason}")
     resolutions = tuple(dict.fromkeys((resolution or read_flavour(folder).pixels, *further)))
     vae = "" if only == "text" else index.component_fingerprint(folder / "vae")
-    sizes, *smaller = (bucket_sizes(each, enable_bucket) for each in resolutions)
-    pictures = list(index.pictures(scan, sizes, vae, smaller))
+    sizes, *others = (bucket_sizes(each, enable_bucket) for each in resolutions)
+    pictures = list(index.pictures(scan, sizes, vae, others))
     told: list[tuple[str, ...]] = [("",)] * len(scan.items)
     if only != "latents":
         told = captions(scan, trigger_word)

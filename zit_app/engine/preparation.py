@@ -217,7 +217,7 @@ def _prompts_beside(
     word = data.trigger_word or scan.options.trigger_word
     lines = [read_preview(line) for line in settings.training.sample_prompts]
     asked = [with_trigger(line.prompt, word) for line in lines]
-    refused = list({line.negative for line in lines} - {""})
+    refused = list(dict.fromkeys(line.negative for line in lines if line.negative))
     prints = encode_beside(cache.dataset, [*apart, *asked, *refused], model, data.max_sequence_length, progress)
     named = {each: cache.features(each) for each in prints[: len(apart)]}
     negative = {"": ""} | dict(zip(refused, prints[len(apart) + len(asked) :], strict=True))

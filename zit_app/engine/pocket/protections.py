@@ -78,6 +78,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "block 3 alone, nodes too": ("training.protection=base", *BASE, "lora.layers=3"),
     "block 3 alone, nodes too, Charbonnier": CHARBONNIER_BLOCK,
     "block 3 alone, nodes too, Charbonnier, slower": DEMO,
+    "block 3 alone, nodes too, Charbonnier, slower, batches of 32": (*DEMO, "dataset.batch_size=32"),
     "block 3 alone, nodes too, Charbonnier, slower, held a little": (
         *DEMO,
         "training.protection=base+tether",
