@@ -73,6 +73,7 @@ def test_set_comes_on_top_whichever_table_it_names(config: Path) -> None:
         ("trainin.learning_rate=1", "Did you mean 'training'?"),
         ("training.learning_rate=fast", "is not a number"),
         ("training.learning_rate=2", "Allowed: 0 to 1."),
+        ("dataset.further_resolutions=[64, 8]", "Allowed: 16 to 4096."),
         ("training.seed=1.5", "is not a whole number"),
         ("training.gradient_checkpointing=1", "is not true or false"),
         ("acrf.loss_mode=standart", "Allowed: standard | frequency | style | unified."),

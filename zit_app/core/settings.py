@@ -90,18 +90,16 @@ def checked(info: FieldInfo, value: Any, where: str) -> Any:
         result = _coerce(info.type, value, f"{where} {info.name}")
     except (TypeError, ValueError) as error:
         raise ZitError(f"{shown} is not {error}.", f"{info.help}.") from error
-    entries = result if isinstance(result, tuple) else (result,)
-    if any(_out_of_range(info, entry) for entry in entries) or (info.choices and result not in info.choices):
+    out_of_range = any(
+        _out_of_range(info, entry) for entry in (result if isinstance(result, tuple) else (result,))
+    ) or (isinstance(result, float) and not math.isfinite(result))
+    if out_of_range or (info.choices and result not in info.choices):
         raise ZitError(f"{shown} is not allowed.", f"Allowed: {info.range}.")
     return result
 
 
 def _out_of_range(info: FieldInfo, value: Any) -> bool:
-    return (
-        (info.minimum is not None and value < info.minimum)
-        or (info.maximum is not None and value > info.maximum)
-        or (isinstance(value, float) and not math.isfinite(value))
-    )
+    return (info.minimum is not None and value < info.minimum) or (info.maximum is not None and value > info.maximum)
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
