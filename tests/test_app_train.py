@@ -90,7 +90,7 @@ def test_too_little_memory_is_recognised_and_the_ladder_of_cheaper_settings_ends
     assert resume(again, Progress(again)) is not None and again.state() == "done"
 
     settings, ladder = replace(load_preset("style"), training=small_settings().training), []
-    data = replace(settings.dataset, batch_size=4, resolution=512, further_resolutions=(640, 384))
+    data = replace(settings.dataset, batch_size=4, resolution=0, further_resolutions=(1280, 384))
     settings = replace(settings, dataset=data)
     room = estimates.memory(settings, tiny_model, card=False)
     while (cheaper := remedies.cheaper(settings, 512)) is not None:
@@ -181,6 +181,11 @@ def test_an_estimate_is_exact_about_the_file_and_silent_about_a_time_that_nobody
     longer = replace(settings, training=replace(settings.training, max_steps=120, gradient_checkpointing=True))
     other = estimates.estimate(longer, str(tiny_model), 3, runs.list_runs(), card=False)
     assert other.seconds == pytest.approx(after.seconds * 15)
+    epochs = replace(settings.training, max_steps=0, num_train_epochs=4)
+    sizes = replace(settings, training=epochs, dataset=replace(settings.dataset, further_resolutions=(32,)))
+    both = estimates.estimate(sizes, str(tiny_model), 3, runs.list_runs(), card=False)
+    assert both.steps == 6  # 4 times 6 pictures in twos, two batches a step
+    assert both.seconds == pytest.approx(after.seconds / 12 * 6 * (80 + 68) / 2 / 80)  # tokens of 64² and 32², captions
     assert estimates.estimate(settings, "pocket", 3, runs.list_runs(), card=False).seconds is None
 
 

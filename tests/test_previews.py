@@ -51,7 +51,7 @@ def test_a_preview_is_drawn_as_the_model_is_run(name: str, home: Path, tiny_mode
     flavour, asked, drawn_by = FLAVOURS[name]
     model = shutil.copytree(tiny_model, tmp_path / "model")
     (model / "flavour.json").write_text(json.dumps({"zit_flavour": flavour}), encoding="utf-8")
-    cache = build_cache(make_dataset(tmp_path / "data", ((64, 64),)), model, 64)
+    cache = build_cache(make_dataset(tmp_path / "data", ((64, 64),)), model, 64, further=(32,))
     settings = small_settings(AcrfSettings(turbo_steps=5), sample_prompts=asked)
     settings = replace(settings, dataset=replace(settings.dataset, trigger_word="tok" if asked else ""))
     work, state = prepare(settings, "", cache, model, new_accelerator("fp32"), Progress())

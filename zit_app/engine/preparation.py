@@ -24,6 +24,7 @@ from zit_app.core.settings import parse_toml
 from zit_app.core.train_settings import AcrfSettings, TrainSettings
 from zit_app.data import index
 from zit_app.data.captions import with_trigger
+from zit_app.data.formats import Size
 from zit_app.data.index import component_fingerprint
 from zit_app.data.pictures import captions, scan_dataset
 from zit_app.engine.aids import Aid, TrainingAdapter, UndistilledWeights, training_adapter, undistilled
@@ -124,7 +125,7 @@ def prepare(
         held,
         frozen,
         held_to,
-        previews or _first_captions(taught.samples),
+        previews or _first_captions(taught),
         masks,
         fitted[0] if fitted else None,
         vae,
@@ -217,27 +218,30 @@ def _prompts_beside(
     word = data.trigger_word or scan.options.trigger_word
     lines = [read_preview(line) for line in settings.training.sample_prompts]
     asked = [with_trigger(line.prompt, word) for line in lines]
-    refused = list(dict.fromkeys(line.negative for line in lines if line.negative))
-    prints = encode_beside(cache.dataset, [*apart, *asked, *refused], model, data.max_sequence_length, progress)
+    negative = [line.negative for line in lines]  # the empty prompt is cached already
+    prints = encode_beside(cache.dataset, [*apart, *asked, *negative], model, data.max_sequence_length, progress)
     named = {each: cache.features(each) for each in prints[: len(apart)]}
-    negative = {"": ""} | dict(zip(refused, prints[len(apart) + len(asked) :], strict=True))
+    beside = prints[len(apart) :]
     previews = (
         Preview(
             text,
+            against,
             (line.width or cache.side, line.height or cache.side),
             place if line.seed < 0 else line.seed,
             line.steps,
-            negative[line.negative],
         )
-        for place, (line, text) in enumerate(zip(lines, prints[len(apart) :], strict=False))
+        for place, (line, text, against) in enumerate(zip(lines, beside, beside[len(lines) :], strict=False))
     )
     return named, tuple(previews)
 
 
-def _first_captions(samples: Sequence[Sample]) -> tuple[Preview, ...]:
+def _first_captions(cache: Cache) -> tuple[Preview, ...]:
     """What is previewed where nothing is asked for: their features are in the cache, so no encoder is needed."""
-    told = list({one.text: one.size for one in samples}.items())[:PREVIEWS]
-    return tuple(Preview(text, size, seed) for seed, (text, size) in enumerate(told))
+    sizes: dict[str, Size] = {}
+    for sample in cache.samples:
+        sizes.setdefault(sample.text, sample.size)  # of the main resolution, which comes first
+    told = list(sizes.items())[:PREVIEWS]
+    return tuple(Preview(text, cache.empty_text, size, seed) for seed, (text, size) in enumerate(told))
 
 
 def _metadata(

@@ -34,7 +34,7 @@ def draw_previews(work: Work, state: TrainState, run_folder: Path) -> list[Path]
             latents = draw_latents(
                 state.transformer,
                 [work.cache.features(one.text)],
-                [work.cache.features(one.negative or work.cache.empty_text)] if guided else [],
+                [work.cache.features(one.negative)] if guided else [],
                 [one.seed],
                 one.size,
                 nodes(one.steps or steps, shift),

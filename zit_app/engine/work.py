@@ -26,10 +26,10 @@ class Preview:
     """What a preview is drawn from."""
 
     text: str  # fingerprint of the prompt's features in the cache
+    negative: str  # that of what a guided model draws away from
     size: Size  # width, height in pixels
     seed: int
     steps: int = 0  # 0 = the training's nodes, for a guided model its own
-    negative: str = ""  # fingerprint, for a guided model; "" = of the empty prompt
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 def multiplies_in_bf16(device: str) -> bool:
     """Whether bf16 is quicker there than fp32, which takes a quarter of its time on a processor without it."""
-    known = torch.cpu.get_capabilities()
+    known = torch.cpu.get_capabilities()  # the last name is ARM's
     return device != "cpu" or any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -99,6 +99,8 @@ def button(do: str, on: str, text: str, kind: str = "", label: str = "") -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value)) or "–"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
