@@ -92,6 +92,7 @@ def test_a_training_outlives_the_app_and_goes_on_after_its_worker_was_killed(tmp
     assert record is not None and runs.view(run.folder).state == "running"
     os.kill(record["pid"], signal.SIGKILL)
     wait_for(lambda: workers.record(0) is None)
+    wait_for(lambda: not workers.is_held(0))  # its threads end one by one: dead, it may hold the lock for a moment more
     assert runs.view(run.folder).state == "interrupted"
 
     reached = steps(run)
