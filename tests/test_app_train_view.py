@@ -4,12 +4,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from zit_app.core.cache_settings import CacheSettings
 from zit_app.core.run import Run
 from zit_app.core.train_settings import DatasetSettings, TrainJob, TrainSettings, job_toml
 from zit_app.service import runs
 from zit_app.ui import cards
 from zit_app.ui.advanced import PRESETS, QUICK
-from zit_app.ui.cache import word_for
+from zit_app.ui.cache import as_trained
 from zit_app.ui.curves import curves, previews
 from zit_app.ui.text import Words
 from zit_app.ui.train import presets_of
@@ -65,13 +66,20 @@ def test_a_failed_card_shows_what_would_change_and_lets_nothing_through(home: Pa
     assert 'data-do="retry"' not in cards.run_card(W, runs.view(run.folder))
 
 
-def test_the_cache_is_looked_at_with_the_word_of_the_newest_training(home: Path) -> None:
-    for word in ("first", "second"):
-        settings = replace(TrainSettings(), dataset=DatasetSettings(trigger_word=word))
+def test_the_cache_is_looked_at_as_the_newest_training_encoded_it(home: Path) -> None:
+    for word, sides in (("first", (256, (96,))), ("second", (0, (64,)))):
+        data = DatasetSettings(resolution=sides[0], further_resolutions=sides[1], trigger_word=word)
+        settings = replace(TrainSettings(), dataset=data)
         Run.create("train", word, job_toml(settings, TrainJob("pocket", "/data", "")))
     future = Run.create("train", "third", "[training]\nof_tomorrow = 1\n")
     trainings = runs.list_runs("train")
     assert trainings[0].folder == future.folder
-    assert word_for(trainings, "/data", "") == "second"
-    assert word_for(trainings, "/data", " own ") == "own"
-    assert word_for(trainings, "/other", "") == ""
+    asked = CacheSettings("/data", "pocket")
+    assert as_trained(asked, trainings) == replace(asked, trigger_word="second", further_resolutions=(64,))
+    assert as_trained(replace(asked, trigger_word=" own "), trainings).trigger_word == "own"
+    given = replace(asked, resolution=128)
+    assert as_trained(given, trainings) == replace(given, trigger_word="second")
+    of_another = replace(asked, model="turbo")
+    assert as_trained(of_another, trainings) == replace(of_another, trigger_word="second")
+    elsewhere = replace(asked, dataset="/other")
+    assert as_trained(elsewhere, trainings) == elsewhere

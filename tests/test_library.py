@@ -286,6 +286,10 @@ def test_the_cache_overview_agrees_with_what_is_built(home: Path, tmp_path: Path
     other = caches.overview(data, str(tiny_model), 96, trigger_word="tok")
     assert (other.latents_ready, other.texts_ready) == (0, 1)
     assert dict(other.stale)["1.png"] == ("bucket", "crop", "caption")
+    build_cache(data, tiny_model, 64, further=(48, 2048))  # of which one would enlarge
+    both = caches.overview(data, str(tiny_model), 64, further=(48, 2048))
+    assert both.latents == both.latents_ready == 6 and {size for size, _ in both.buckets} > {(48, 48), (64, 64)}
+    assert caches.overview(data, str(tiny_model), 64).unused > both.unused == stale.unused
     (data / "0.txt").unlink()
     assert caches.overview(data, str(tiny_model), 64).uncaptioned == 1
     caches.clear(data)

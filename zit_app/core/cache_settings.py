@@ -15,6 +15,9 @@ class CacheSettings:
     resolution: int = setting(
         0, "Side of a square of the same area; 0 = the model's own", unit="pixels", minimum=0, maximum=4096
     )
+    further_resolutions: tuple[int, ...] = setting(
+        (), "Sides at which pictures that are large enough are encoded, too", unit="pixels", minimum=16, maximum=4096
+    )
     batch_size: int = setting(0, "Pictures or captions encoded together; 0 = by their size", minimum=0, maximum=256)
     only: str = setting("all", "Part of the cache to build", choices=("all", "latents", "text"))
     trigger_word: str = setting("", "Word put before every caption, to call the adapter by")

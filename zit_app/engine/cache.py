@@ -156,6 +156,7 @@ def cache_run(run: Run, progress: Progress) -> Cache:
             None if settings.only == "all" else settings.only,
             progress,
             trigger_word=settings.trigger_word,
+            further=settings.further_resolutions,
         )
         skipped = [[one.name, one.reason] for one in cache.skipped]
         run.write_status("done" if cache.complete else "stopped", message=cache.summary, skipped=skipped)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def overview(
     enable_bucket: bool = True,
     max_length: int = 512,
     trigger_word: str = "",
+    further: Sequence[int] = (),
 ) -> CacheOverview:
     """Compare the dataset with its cache, as a training with these settings would.
 
@@ -54,9 +55,10 @@ def overview(
     folder = find_model(model)
     scan = scan_dataset(dataset, index.load_known(dataset), verify=False)
     built = index.load_built(dataset)
-    sizes = bucket_sizes(resolution or read_flavour(folder).pixels, enable_bucket)
+    resolutions = dict.fromkeys((resolution or read_flavour(folder).pixels, *further))
+    sizes, *others = (bucket_sizes(each, enable_bucket) for each in resolutions)
     encoder = index.component_fingerprint(folder / "text_encoder", folder / "tokenizer")
-    pictures = list(index.pictures(scan, sizes, index.component_fingerprint(folder / "vae")))
+    pictures = list(index.pictures(scan, sizes, index.component_fingerprint(folder / "vae"), others))
     lying = {path: path.stat().st_size for path in (dataset / CACHE_FOLDER).rglob("*.safetensors")}
     word = trigger_word or scan.options.trigger_word
     told = {item.name: [with_trigger(text, word) for text in item.captions or (None,)] for item in scan.items}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -11,7 +12,7 @@ import gradio as gr
 
 from zit_app.core.cache_settings import CacheSettings
 from zit_app.core.errors import ZitError
-from zit_app.core.train_settings import load_job
+from zit_app.core.train_settings import DatasetSettings, TrainJob, load_job
 from zit_app.service import caches, runs
 from zit_app.service.caches import CacheOverview
 from zit_app.service.easing import Eased
@@ -79,8 +80,8 @@ class CacheTab:
         if not dataset:
             raise ZitError(self.w("train.no_dataset"), self.w("train.no_dataset_help"))
         known = require_model(self.w, model)
-        word = word_for(runs.list_runs("train"), dataset, trigger)
-        runs.submit_cache(CacheSettings(dataset, known, int(resolution or 0), trigger_word=word))
+        asked = CacheSettings(dataset, known, int(resolution or 0), trigger_word=trigger)
+        runs.submit_cache(as_trained(asked, runs.list_runs("train")))
 
     def _clear(self, dataset: str | None) -> None:
         if dataset:
@@ -106,8 +107,8 @@ class CacheTab:
         if not dataset or not model:
             return [cards.empty(self.w("dataset.none")), *choices]
         try:
-            word = word_for(now.of("train"), dataset, trigger)
-            found = eased_overview(dataset, model, int(resolution or 0), word).now()
+            asked = CacheSettings(dataset, model, int(resolution or 0), trigger_word=trigger)
+            found = eased_overview(as_trained(asked, now.of("train"))).now()
         except ZitError as error:
             return [cards.empty(self.w.error(error)), *choices]
         return [self._facts(found) + self._buckets(found) + self._stale(found), *choices]
@@ -154,24 +155,36 @@ class CacheTab:
 
 
 @lru_cache(maxsize=16)
-def eased_overview(dataset: str, model: str, resolution: int, trigger: str) -> Eased[CacheOverview]:
+def eased_overview(asked: CacheSettings) -> Eased[CacheOverview]:
     """The comparison of a dataset with its cache, for pages that look all the time."""
-    return Eased(lambda: caches.overview(Path(dataset), model, resolution, trigger_word=trigger))
+    return Eased(
+        lambda: caches.overview(
+            Path(asked.dataset),
+            asked.model,
+            asked.resolution,
+            trigger_word=asked.trigger_word,
+            further=asked.further_resolutions,
+        )
+    )
 
 
-def word_for(trainings: Sequence[runs.RunView], dataset: str, given: str) -> str:
-    """The trigger word that was given, else that of the newest training on this dataset, which encoded its captions."""
-    if given.strip():
-        return given.strip()
-    words = (word for trained_on, word in map(_asked_of, (run.folder for run in trainings)) if trained_on == dataset)
-    return next(words, "")
+def as_trained(asked: CacheSettings, trainings: Sequence[runs.RunView]) -> CacheSettings:
+    """What was left open as in the newest training on this dataset, which encoded it: the trigger word, and of the same
+    model the resolutions."""
+    done = map(_asked_of, (run.folder for run in trainings))
+    on_it = [one for one in done if one and one[0].dataset == asked.dataset]
+    word = asked.trigger_word.strip() or next((data.trigger_word for _, data in on_it), "")
+    sides = next(((data.resolution, data.further_resolutions) for job, data in on_it if job.model == asked.model), None)
+    if asked.resolution or sides is None:
+        return replace(asked, trigger_word=word)
+    return replace(asked, trigger_word=word, resolution=sides[0], further_resolutions=sides[1])
 
 
 @lru_cache(maxsize=256)
-def _asked_of(run: Path) -> tuple[str, str]:
-    """Dataset and trigger word of a training, which never change; "" for one of another version of the program."""
+def _asked_of(run: Path) -> tuple[TrainJob, DatasetSettings] | None:
+    """What a training was asked, which never changes; None for one of another version of the program."""
     try:
         settings, job = load_job(run / "settings.toml")
     except ZitError:
-        return "", ""
-    return job.dataset, settings.dataset.trigger_word
+        return None
+    return job, settings.dataset

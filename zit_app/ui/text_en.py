@@ -381,7 +381,8 @@ TABLE = {
     "cache.about": "Pictures and captions are encoded once, before training. Training does this by itself; "
     "here you can see it, or do it beforehand.",
     "cache.resolution": "Resolution",
-    "cache.resolution_help": "Side of a square of the same area, in pixels; 0 = the model's own",
+    "cache.resolution_help": "Side of a square of the same area, in pixels; 0 = as in the newest training on it, "
+    "else the model's own",
     "cache.trigger_help": "Stands before every caption; empty = as in the newest training on it",
     "cache.build": "Build the cache",
     "cache.pictures": "Pictures",

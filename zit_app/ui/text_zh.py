@@ -361,7 +361,7 @@ TABLE = {
     "advice.wrong_extension": "扩展名像另一种格式：其他程序可能拒绝它。",
     "cache.about": "图片和描述在训练前只编码一次。训练会自动完成；在这里可以查看，或提前完成。",
     "cache.resolution": "分辨率",
-    "cache.resolution_help": "同面积正方形的边长（像素）；0 = 模型自身的值",
+    "cache.resolution_help": "同面积正方形的边长（像素）；0 = 与该数据集最近一次训练相同，否则为模型自身的值",
     "cache.trigger_help": "放在每条描述之前；留空 = 与该数据集最近一次训练相同",
     "cache.build": "生成缓存",
     "cache.pictures": "图片数",
