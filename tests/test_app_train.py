@@ -20,7 +20,7 @@ from zit_app.core.headers import read_header
 from zit_app.core.models import find_model
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
-from zit_app.core.train_settings import LoraSettings, load_job, load_preset
+from zit_app.core.train_settings import LoraSettings, TrainSettings, load_job, load_preset
 from zit_app.engine.train import resume, train
 from zit_app.model.adapter_files import save_adapter
 from zit_app.model.adapters import attach_lora, lora_state
@@ -219,6 +219,7 @@ def test_the_size_of_an_adapter_is_counted_as_it_is(lora: LoraSettings, tiny_mod
 def test_the_memory_of_the_full_model_is_near_what_others_measured(tmp_path: Path) -> None:
     """SimpleTuner's documentation: Turbo, 512 × 512, bf16, batch 1: 21.2 GiB, with checkpointing 12.9 GiB."""
     write_json(tmp_path / "transformer" / "config.json", full_model.TRANSFORMER)
+    write_json(tmp_path / "vae" / "config.json", full_model.VAE)
     write_json(tmp_path / "model_index.json", {"_class_name": "ZImagePipeline"})
     shutil.copytree(paths.assets() / "pocket" / "shared" / "text_encoder", tmp_path / "text_encoder")
     settings = load_preset("style")
@@ -227,6 +228,31 @@ def test_the_memory_of_the_full_model_is_near_what_others_measured(tmp_path: Pat
         training = replace(settings.training, gradient_checkpointing=checkpointing)
         needed = estimates.memory(replace(settings, training=training), tmp_path, card=True)
         assert needed / 2**30 == pytest.approx(gib, rel=0.1)
+
+
+def test_a_large_preview_counts_and_is_the_first_to_be_given_up(
+    card: None, dataset: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    settings = replace(small_settings(), dataset=replace(small_settings().dataset, resolution=64))
+
+    def previewing(*lines: str, every: int = 5) -> TrainSettings:
+        training = replace(settings.training, sample_prompts=lines, sample_every=every)
+        return replace(settings, training=training)
+
+    def needed(one: TrainSettings) -> int:
+        return estimates.memory(one, tiny_model, card=False)
+
+    large = previewing("a boat --w 64 --h 64", "a boat --w 1024 --d 3 --h 512 --n a b")
+    assert needed(previewing("a boat")) <= needed(large) - 3 * 1024 * 512 * 4  # the picture itself, at the least
+    assert needed(replace(large, training=replace(large.training, sample_every=0))) < needed(large)
+    run = new_run(tmp_path / "run", large, dataset, tiny_model)
+    with pytest.raises(RuntimeError), run.working():
+        torch.empty(10**15)
+    remedy = remedies.find_remedy(runs.view(run.folder))
+    assert remedy is not None
+    assert [change.after for change in remedy.changes] == [("a boat", "a boat --d 3 --n a b")]
+    fewer = previewing(*remedy.changes[0].after)
+    assert remedies.smaller_previews(fewer, tiny_model) is None and needed(fewer) == needed(previewing("a boat"))
 
 
 def without_header(file: Path) -> int:

@@ -18,6 +18,7 @@ _NUMBERS = {
     "s": ("steps", 1, 200, 1),
 }
 _OPTION = re.compile(r"(?:^|\s)--(?=\S)")
+_SIZE = re.compile(r"\s--[wh]\s+\d+(?=\s|$)")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ def read_preview(line: str) -> PreviewLine:
     if not prompt.strip():
         raise ZitError(f"The preview {line.strip()!r} has no prompt.", "Write what it shows before its options.")
     return PreviewLine(prompt.strip(), **found)
+
+
+def at_training_size(line: str) -> str:
+    """The line without a size of its own."""
+    return _SIZE.sub("", line)
 
 
 def _number(letter: str, text: str, least: int, most: int, step: int) -> int:

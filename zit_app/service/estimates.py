@@ -10,7 +10,8 @@ Memory of a training (`core/memory.py`; a token is 16 × 16 pixels):
     + activations + 0.6 GiB (CUDA's context, the allocator's slack; on the processor the libraries)
 
 At 512 × 512 in bf16 that gives 21.6 and 13.0 GiB for Z-Image, where SimpleTuner's documentation has 21.2 and 12.9 GiB.
-The text encoder and the VAE are gone by then; while the cache is built the text encoder alone may need more.
+The text encoder and the VAE are gone by then; while the cache is built the text encoder alone may need more, and so
+may a preview that is larger than what is learnt, for which the VAE comes back.
 """
 
 import math
@@ -23,8 +24,16 @@ from pathlib import Path
 from zit_app.core import paths
 from zit_app.core.errors import ZitError
 from zit_app.core.files import read_json
-from zit_app.core.memory import Phase, training_bytes
+from zit_app.core.memory import (
+    Numbers,
+    Phase,
+    Request,
+    decoding_activations,
+    drawing_activations,
+    training_bytes,
+)
 from zit_app.core.models import POCKET, list_models, read_flavour
+from zit_app.core.preview_lines import PreviewLine, read_preview
 from zit_app.core.run import Run
 from zit_app.core.sizes import (
     Config,
@@ -33,6 +42,7 @@ from zit_app.core.sizes import (
     null_space_numbers,
     text_encoder_numbers,
     transformer_config,
+    vae_numbers,
 )
 from zit_app.core.train_settings import TrainSettings, load_job, settled
 from zit_app.service.runs import RunView
@@ -88,19 +98,40 @@ def memory(settings: TrainSettings, folder: Path, card: bool) -> int:
     step = step_memory(settings, transformer_config(folder), read_flavour(folder).pixels, card)
     encoder = read_json(part_folder(folder, "text_encoder") / "config.json")
     encoding = text_encoder_numbers(encoder) * (2 if card else 4)
-    return round(max(step.total, encoding) + RESERVE)
+    drawing = step.weights + preview_memory(settings, folder, card) if settings.training.sample_every else 0
+    return round(max(step.total, drawing, encoding) + RESERVE)
+
+
+def preview_memory(settings: TrainSettings, folder: Path, card: bool) -> int:
+    """Bytes that the largest preview takes beside what lies there for the training: the VAE, activations."""
+    flavour, vae = read_flavour(folder), read_json(part_folder(folder, "vae") / "config.json")
+    side = settings.dataset.sides(flavour.pixels)[0]
+    numbers = Numbers(_number_bytes(settings, card), "", 0, "")
+    asked = [read_preview(line) for line in settings.training.sample_prompts] or [PreviewLine("")]
+    requests = [
+        Request(one.width or side, one.height or side, guided=flavour.guidance > 0, caption_tokens=CAPTION_TOKENS)
+        for one in asked
+    ]
+    activations = (
+        max(
+            drawing_activations(transformer_config(folder), numbers, request),
+            decoding_activations(vae, numbers, request, one_by_one=False, tile=0),
+        )
+        for request in requests
+    )
+    return vae_numbers(vae) * numbers.full + max(activations)
 
 
 def step_memory(settings: TrainSettings, config: Config, pixels: int, card: bool) -> Phase:
     """Bytes of a training step; ``pixels`` is the side that a resolution of 0 stands for."""
     training, data = settings.training, settings.dataset
-    in_bf16 = training.compute == "bf16" or (training.compute == "auto" and card)
+    full = _number_bytes(settings, card)
     optimizer = ("adamw8bit" if card else "adamw") if training.optimizer == "auto" else training.optimizer
     side = max(data.sides(pixels))
     numbers = adapter_numbers(settings.lora, config)
     step = training_bytes(
         config,
-        2 if in_bf16 else 4,
+        full,
         (side // 16) ** 2 + CAPTION_TOKENS,
         data.batch_size,
         training.gradient_checkpointing,
@@ -110,8 +141,14 @@ def step_memory(settings: TrainSettings, config: Config, pixels: int, card: bool
     )
     if settings.lora.network_type != "lora" or training.protection not in ("null_space", "auto"):
         return step  # auto, where the model is not known yet, is counted at the most
-    directions = null_space_numbers(settings.lora, config) * (2 if in_bf16 else 4)
+    directions = null_space_numbers(settings.lora, config) * full
     return replace(step, weights=step.weights + directions + 2 * numbers)  # half of them are A, kept twice in fp32
+
+
+def _number_bytes(settings: TrainSettings, card: bool) -> int:
+    """Bytes of a number of the frozen model."""
+    compute = settings.training.compute
+    return 2 if compute == "bf16" or (compute == "auto" and card) else 4
 
 
 def sides(settings: TrainSettings, folder: Path) -> tuple[int, ...]:

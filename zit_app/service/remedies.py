@@ -1,6 +1,7 @@
 """Ways out of a failed run that the app can go by itself: from the failure to changed settings and a run that goes on.
 
-memory    the next cheaper settings: gradient checkpointing, smaller batches, smaller pictures, a lower rank
+memory    previews no larger than what is learnt, then the next cheaper settings: gradient checkpointing, smaller
+          batches, smaller pictures, a lower rank
 diverged  half the learning rate, from the newest checkpoint: one is only written after a loss that was a number
 weights   the model's files are looked at again; an embedded model is copied anew; then the run goes on
 disk      the run goes on once there is room
@@ -18,10 +19,11 @@ from zit_app.core.errors import ZitError
 from zit_app.core.files import writing
 from zit_app.core.generate_settings import GenerateSettings, load_generation
 from zit_app.core.models import POCKET, STAMP, find_model, read_flavour, weight_files
+from zit_app.core.preview_lines import at_training_size
 from zit_app.core.run import Run
 from zit_app.core.train_settings import TrainSettings, load_job
 from zit_app.service import runs, worker
-from zit_app.service.estimates import model_place
+from zit_app.service.estimates import memory, model_place
 from zit_app.service.runs import RunView, check_disk
 
 KINDS = ("train", "generate", "compare", "cache")
@@ -121,6 +123,13 @@ def cheaper(settings: TrainSettings, pixels: int) -> TrainSettings | None:
     return None
 
 
+def smaller_previews(settings: TrainSettings, folder: Path) -> TrainSettings | None:
+    """The settings without sizes of the previews' own, where one of those needs more memory than the training."""
+    lines = tuple(map(at_training_size, settings.training.sample_prompts))
+    plain = replace(settings, training=replace(settings.training, sample_prompts=lines))
+    return plain if memory(plain, folder, card=True) < memory(settings, folder, card=True) else None
+
+
 def smaller_side(side: int) -> int:
     """Three quarters of a side in steps of 64 pixels: about half of the tokens; 0 when that is too small."""
     smaller = side * 3 // 4 // SIDE_STEP * SIDE_STEP
@@ -171,7 +180,10 @@ def _changed(run: RunView) -> tuple[TrainSettings, TrainSettings] | None:
     settings, job = load_job(run.folder / "settings.toml")
     if run.reason == "diverged":
         return settings, slower(settings)
-    after = cheaper(settings, read_flavour(model_place(job.model)).pixels) if run.reason == "memory" else None
+    if run.reason != "memory":
+        return None
+    folder = model_place(job.model)
+    after = smaller_previews(settings, folder) or cheaper(settings, read_flavour(folder).pixels)
     return (settings, after) if after else None
 
 
