@@ -60,7 +60,7 @@ def test_a_file_imports_only_what_its_room_may(file: Path) -> None:
     if own != "ui":
         assert "gradio" not in found
     if own == "core":
-        assert found - {"zit_app", "tomlkit", "platformdirs"} <= sys.stdlib_module_names
+        assert found - {"zit_app", "tomlkit", "tomli", "platformdirs"} <= sys.stdlib_module_names
     if own == "flow":
         assert not found & {"os", "pathlib", "io", "logging", "json"}
     assert not found & {"pickle", "dill", "joblib", "shelve"}

@@ -6,6 +6,7 @@ Everything that shows or reads a setting (presets, command line, app, run folder
 
 import dataclasses
 import math
+import sys
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,12 @@ import tomlkit
 from tomlkit.items import Table
 
 from zit_app.core.errors import ZitError, did_you_mean
+
+# Twenty times as quick at reading as tomlkit, which keeps comments and order for writing.
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 T = TypeVar("T")
 _BOUNDLESS = 1e9  # a maximum above it (that of a seed) is a limit of the machine and tells a person nothing
@@ -105,8 +112,8 @@ def _out_of_range(info: FieldInfo, value: Any) -> bool:
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Parse TOML; raises ZitError with the line of the mistake."""
     try:
-        return tomlkit.parse(text).unwrap()
-    except tomlkit.exceptions.ParseError as error:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ZitError(f"{where} is not valid TOML ({error}).", "Correct that line.") from error
 
 
@@ -120,8 +127,8 @@ def apply_set(mapping: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     if not (equals and dot and table and key):
         raise ZitError(f"--set {assignment} is not understood.", "Write --set table.key=value.")
     try:
-        value = tomlkit.parse(f"value = {text.strip()}").unwrap()["value"]
-    except tomlkit.exceptions.ParseError:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
         value = text.strip()
     return {**mapping, table: {**mapping.get(table, {}), key: value}}
 
