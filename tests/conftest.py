@@ -1,5 +1,6 @@
 """Shared fixtures. Two threads at most and no denormals: random weights run into them and slow down tenfold."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tests.browsing import App
 
 quiet()  # before the libraries are imported that talk
+gc.disable()  # until all are imported
 
 # A file is the work of one process: the longest come first, or one of them would be left to run alone at the end.
 LONGEST_FIRST = (
@@ -37,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the long files first; the order within a file and of all others stays."""
     place = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """As in the program itself (`zit_app.core.lean.importing`): libraries and tests are no garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,6 +29,28 @@ def test_bitsandbytes_is_whole_and_torch_still_compiles() -> None:
     assert torch.compile.__module__ == "torch"
 
 
+def test_what_begins_a_program_is_set_aside_and_nothing_that_comes_later() -> None:
+    """In a process of its own: this one has long begun."""
+    code = """
+import gc
+from zit_app.core.lean import importing
+with importing():
+    first = [[] for _ in range(1000)]
+    assert not gc.isenabled()
+aside = gc.get_freeze_count()
+assert aside > 1000 and gc.isenabled()
+with importing():
+    second = [[] for _ in range(1000)]
+assert gc.get_freeze_count() == aside and gc.isenabled()
+try:
+    with importing():
+        import nothing_of_this_name
+except ImportError:
+    assert gc.isenabled()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings GNU's OpenMP along on Linux")
 def test_threads_of_torch_wait_without_holding_up_other_programs() -> None:
     code = "from zit_app.core.quiet import quiet; quiet(); import torch"

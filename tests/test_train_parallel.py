@@ -20,7 +20,8 @@ from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.settings import to_toml
 from zit_app.core.train_settings import DatasetSettings, TrainSettings
-from zit_app.engine.launching import launch, launch_command, train_run
+from zit_app.engine.jobs import train_run
+from zit_app.engine.launching import launch, launch_command
 from zit_app.engine.train import resume
 
 PROJECT = Path(__file__).resolve().parents[1]

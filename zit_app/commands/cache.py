@@ -8,9 +8,12 @@ from typing import Any
 from zit_app.commands.words import STOPPED, folder_of_pictures, model_flag, model_name
 from zit_app.core.cache_settings import CacheSettings, cache_toml
 from zit_app.core.flags import fields, setting_flag
+from zit_app.core.lean import importing
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.workers import card_for_command
+
+FLAGS = ("resolution", "further_resolutions", "batch_size", "only", "trigger_word")
 
 
 def cache_command(arguments: argparse.Namespace) -> int:
@@ -18,10 +21,11 @@ def cache_command(arguments: argparse.Namespace) -> int:
     settings = CacheSettings(
         dataset=str(folder_of_pictures(arguments.dataset)),
         model=model_name(arguments.model),
-        **{name: getattr(arguments, name) for name in ("resolution", "batch_size", "only", "trigger_word")},
+        **{name: getattr(arguments, name) for name in FLAGS},
     )
 
-    from zit_app.engine.cache import cache_run
+    with importing():
+        from zit_app.engine.cache import cache_run
 
     run = Run.create("cache", arguments.dataset.name, cache_toml(settings))
     progress = Progress(run, arguments.json)
@@ -44,5 +48,5 @@ def add(command: Callable[..., Any]) -> None:
     parser = command(cache_command, "cache")
     parser.add_argument("dataset", type=Path, help="folder of pictures and captions")
     model_flag(parser, required=True)
-    for name in ("resolution", "batch_size", "only", "trigger_word"):
+    for name in FLAGS:
         setting_flag(parser, fields(CacheSettings)[name])

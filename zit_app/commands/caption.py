@@ -10,6 +10,7 @@ from zit_app.commands.words import STOPPED, folder_of_pictures
 from zit_app.core.caption_settings import CaptionSettings, caption_toml
 from zit_app.core.captioners import ENDPOINTS, check_endpoint, find_captioner
 from zit_app.core.flags import WrongUsage, fields, setting_flag
+from zit_app.core.lean import importing
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run, find_run
 from zit_app.core.workers import card_for_command
@@ -24,7 +25,8 @@ def caption_command(arguments: argparse.Namespace) -> int:
     """Describe pictures: NAME.txt beside each that has no caption of yours."""
     run = find_run("caption", arguments.resume) if arguments.resume else _new(arguments)
 
-    from zit_app.engine.jobs import caption_run
+    with importing():
+        from zit_app.engine.jobs import caption_run
 
     progress = Progress(run, arguments.json)
     with card_for_command(run.folder, progress.note):

@@ -9,6 +9,7 @@ from typing import Any
 from zit_app.commands.words import STOPPED, found_loras, model_flag, model_name, prompt_lines, size_flag
 from zit_app.core.compare_settings import CompareSettings, Variant, compare_toml, parse_seeds, parse_variant
 from zit_app.core.flags import Parser, fields, setting_flag, usage
+from zit_app.core.lean import importing
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.workers import card_for_command
@@ -34,7 +35,8 @@ def compare_command(arguments: argparse.Namespace) -> int:
     run = _comparison(settings, arguments.out)
     progress = Progress(run, arguments.json)
 
-    from zit_app.engine.compare import compare
+    with importing():
+        from zit_app.engine.compare import compare
 
     with card_for_command(run.folder, progress.note):
         table = compare(settings, run, progress)

@@ -19,6 +19,7 @@ from zit_app.commands.words import (
 from zit_app.core.compare_settings import CompareSettings, Variant
 from zit_app.core.eval_settings import EvalSettings, eval_toml, load_evaluation
 from zit_app.core.flags import WrongUsage, fields, setting_flag
+from zit_app.core.lean import importing
 from zit_app.core.models import POCKET
 from zit_app.core.paths import assets
 from zit_app.core.progress import Progress
@@ -39,7 +40,8 @@ def eval_command(arguments: argparse.Namespace) -> int:
         run = _run(eval_toml(drawn, measured), drawn, arguments.out)
     progress = Progress(run, arguments.json)
 
-    from zit_app.engine.evaluate import evaluate
+    with importing():
+        from zit_app.engine.evaluate import evaluate
 
     with card_for_command(run.folder, progress.note):
         report = evaluate(drawn, measured, run, progress)

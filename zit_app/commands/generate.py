@@ -9,6 +9,7 @@ from typing import Any
 from zit_app.commands.words import found_loras, model_flag, model_name, prompt_lines, size_flag
 from zit_app.core.flags import fields, setting_flag, usage
 from zit_app.core.generate_settings import GenerateSettings, parse_lora
+from zit_app.core.lean import importing
 from zit_app.core.progress import Progress
 from zit_app.core.workers import card_for_command
 
@@ -24,7 +25,8 @@ def generate_command(arguments: argparse.Namespace) -> None:
     model = model_name(arguments.model)
     settings = GenerateSettings(**given, loras=found_loras(arguments.lora, progress))
 
-    from zit_app.engine.generate import generate
+    with importing():
+        from zit_app.engine.generate import generate
 
     with card_for_command(None, progress.note):
         begun = time.perf_counter()

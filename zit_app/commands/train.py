@@ -11,6 +11,7 @@ from typing import Any
 from zit_app.commands.words import STOPPED, folder_of_pictures, model_flag, model_name, prompt_lines
 from zit_app.core.errors import ZitError
 from zit_app.core.flags import WrongUsage
+from zit_app.core.lean import importing
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run, find_run
 from zit_app.core.train_settings import TrainJob, job_toml, load_preset, load_train_settings, preset_names
@@ -26,7 +27,8 @@ def train_command(arguments: argparse.Namespace) -> int:
     run = find_run("train", arguments.resume) if arguments.resume else _new_training(arguments)
     progress = Progress(run, arguments.json)
 
-    from zit_app.engine.launching import train_run
+    with importing():
+        from zit_app.engine.jobs import train_run
 
     def stop(number: int, frame: Any) -> None:
         """First Ctrl-C: save a checkpoint and end. A second one ends at once."""
@@ -59,7 +61,8 @@ def _one_of_many(arguments: argparse.Namespace) -> int:
     else:
         run = _awaited(arguments.out, _job(arguments)[1])
 
-    from zit_app.engine.train import resume
+    with importing():
+        from zit_app.engine.train import resume
 
     progress = Progress(run if rank == 0 else None, arguments.json)
     with card_for_command(run.folder, progress.note, card):

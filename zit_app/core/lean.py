@@ -1,5 +1,6 @@
 """Keep libraries from doing, whenever they are imported, what nobody here asked them for."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,23 @@ def lean() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", _TURNS)
     if not any(isinstance(finder, _Lean) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Lean())
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For the imports that a program begins with: Python's collector of cycles does not look through half a million new
+    objects again and again, and leaves them aside from then on, also when the program ends.
+
+    A later block only pauses the collector: what is set aside is never given back, and models are no libraries.
+    """
+    first = not gc.get_freeze_count()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if first:
+            gc.freeze()
+        gc.enable()
 
 
 class _Lean(MetaPathFinder):
@@ -77,8 +95,16 @@ def _statistics(module: ModuleType) -> Iterator[None]:
     module._scipy_available = False  # type: ignore[attr-defined]
 
 
+@contextmanager
+def _assignment(module: ModuleType) -> Iterator[None]:
+    """transformers imports scipy.optimize, 300 modules, for the losses of object detectors, which are not used here."""
+    yield
+    module.is_scipy_available = lambda: False  # type: ignore[attr-defined]
+
+
 _WITHOUT: dict[str, Callable[[ModuleType], AbstractContextManager[None]]] = {
     "bitsandbytes": _compiler,
     "diffusers.utils.import_utils": _statistics,
     "gradio.component_meta": _stub_files,
+    "transformers.utils.import_utils": _assignment,
 }

@@ -9,37 +9,16 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
 from pathlib import Path
 
-from zit_app.core import paths, workers
+from zit_app.core import paths
 from zit_app.core.errors import ZitError
+from zit_app.core.lean import importing
 from zit_app.core.progress import Progress
 from zit_app.core.quiet import quiet
 from zit_app.core.run import ENDED, Run
-from zit_app.core.train_settings import load_job
-from zit_app.engine.train import resume
 
 ENTRUSTED = "ZIT_ENTRUSTED"  # set: whoever started this process holds the run's lock and waits for it
-
-
-def train_run(run: Run, progress: Progress) -> Path | None:
-    """Train in this process, or over several cards when the run's settings ask for them. Returns as `resume` does.
-
-    Raises ZitError when there are fewer cards than asked for.
-    """
-    with run.working(), ExitStack() as held:
-        wanted, cards = load_job(run.folder / "settings.toml")[0].training.cards, workers.all_cards()
-        if wanted > max(len(cards), 1):
-            raise ZitError(f"training.cards = {wanted}, but this machine has {len(cards)}.", "Ask for fewer; 0 = all.")
-        count = wanted or len(cards)
-        if count <= 1:
-            return resume(run, progress)
-        own = workers.own_card()
-        chosen = [own, *(card for card in range(len(cards)) if card != own)][:count]
-        for card in chosen[1:]:
-            held.enter_context(workers.card_for_command(run.folder, progress.note, card))
-        return launch(run, count, {"CUDA_VISIBLE_DEVICES": ",".join(cards[card] for card in chosen)})
 
 
 def launch_command(run_folder: Path, processes: int) -> list[str]:
@@ -74,12 +53,13 @@ def launch(run: Run, processes: int, environment: dict[str, str]) -> Path | None
 def main() -> None:
     """What every process of a launched training does."""
     quiet()
-    folder = Path(sys.argv[1])
-    if ENTRUSTED in os.environ:
+    entrusted = ENTRUSTED in os.environ
+    if entrusted:
         threading.Thread(target=_end_with_parent, daemon=True).start()
-        run = Run.entrusted(folder)
-    else:
-        run = Run.open(folder)
+    with importing():
+        from zit_app.engine.train import resume
+    folder = Path(sys.argv[1])
+    run = Run.entrusted(folder) if entrusted else Run.open(folder)
     try:
         resume(run, Progress(run))
     except ZitError as error:

@@ -12,16 +12,19 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from zit_app.core import queue, workers
 from zit_app.core.errors import ZitError, did_you_mean
+from zit_app.core.lean import importing
 from zit_app.core.progress import Progress
 from zit_app.core.quiet import quiet
 from zit_app.core.run import Run
 
 if TYPE_CHECKING:
+    from zit_app.engine.jobs import Job
     from zit_app.engine.warm import Warm
 
 IDLE_SECONDS = 600.0
@@ -48,7 +51,7 @@ class Worker:
         """Take runs until there is a reason to end; with `ready`, load what they need before the first one comes."""
         workers.write_record(self.card, "idle")
         if ready:
-            import zit_app.engine.jobs  # noqa: F401
+            _libraries()
         since = time.monotonic()
         while not self.ending and time.monotonic() - since < self.idle and not workers.yield_wanted(self.card):
             stay = self._next()
@@ -97,14 +100,19 @@ class Worker:
 
     def _perform(self, kind: str, run: Run) -> None:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {kind} {run.folder}", file=sys.stderr, flush=True)
+        jobs, warm = _libraries()
+        if kind not in jobs:
+            raise ZitError(f"There is no kind of run {kind!r}.", did_you_mean(kind, jobs))
+        self._warm = self._warm or warm()
+        jobs[kind](run, Progress(run), self._warm)
 
-        from zit_app.engine.jobs import JOBS  # and with it torch: a worker that finds nothing to do needs none
+
+def _libraries() -> "tuple[Mapping[str, Job], type[Warm]]":
+    """What runs need, and with it torch: a worker that finds nothing to do needs none."""
+    with importing():
+        from zit_app.engine.jobs import JOBS
         from zit_app.engine.warm import Warm
-
-        if kind not in JOBS:
-            raise ZitError(f"There is no kind of run {kind!r}.", did_you_mean(kind, JOBS))
-        self._warm = self._warm or Warm()
-        JOBS[kind](run, Progress(run), self._warm)
+    return JOBS, Warm
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from zit_app.core import lock, paths, process
 from zit_app.core.errors import ZitError
 from zit_app.core.files import read_json, write_json, writing
+from zit_app.core.lean import importing
 from zit_app.service import sharing
 from zit_app.service.sharing import SHARING, Reach
 from zit_app.ui.text import TABLES
@@ -100,12 +101,13 @@ def _serve(port: int, reach: Reach | None, password: str) -> None:
 
 def server(port: int) -> Any:
     """The owner's web application behind its door."""
-    import gradio as gr
+    with importing():
+        import gradio as gr
 
-    from zit_app.ui.app import build
-    from zit_app.ui.doors import OwnerDoor
-    from zit_app.ui.help import add_help
-    from zit_app.ui.mount import mounted
+        from zit_app.ui.app import build
+        from zit_app.ui.doors import OwnerDoor
+        from zit_app.ui.help import add_help
+        from zit_app.ui.mount import mounted
 
     made = {name: _made(paths.home() / name) for name in FOLDERS}
     gr.set_static_paths([made[name] for name in STATIC])
