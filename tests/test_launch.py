@@ -100,19 +100,17 @@ def test_the_page_opens_when_the_server_answers_and_the_process_stays_small(tmp_
         again = subprocess.run(**app.command(), capture_output=True, text=True, check=True)
         assert "runs already" in again.stdout and pages(opened) == [app.address] * 2
         with a_browser() as browser:
-            visits = []
-            for _ in range(3):
-                begun = time.monotonic()
-                visit = Visit(browser, app.address)
-                visits.append(time.monotonic() - begun)
-                visit.close()
+            begun = time.monotonic()
             visit = Visit(browser, app.address)
+            opened_at = time.monotonic()
+            visit.reload()
+            figures["page usable, s"] = min(opened_at - begun, time.monotonic() - opened_at)
             visit.page.wait_for_timeout(3000)
             before, begun = cpu_seconds(app), time.monotonic()
             visit.page.wait_for_timeout(IDLE_SECONDS * 1000)
             figures["idle tab, cores"] = (cpu_seconds(app) - before) / (time.monotonic() - begun)
             visit.close()
-        figures |= {"page usable, s": min(visits), "memory, MB": memory(app), "load": os.getloadavg()[0]}
+        figures |= {"memory, MB": memory(app), "load": os.getloadavg()[0]}
         print({name: round(value, 2) for name, value in figures.items()})
     finally:
         app.close()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from zit_app.core import paths
+from zit_app.core.lean import importing
 from zit_app.core.quiet import quiet
 
 CONNECTIONS = 200  # at once; more are turned away
@@ -34,11 +35,12 @@ def main() -> None:
 
 def serve(asked: dict[str, Any], until: TextIO, tell: Tell) -> None:
     """Serve the guest app of `asked` (host, port, password, tunnel) until `until` ends."""
-    import uvicorn
+    with importing():
+        import uvicorn
 
-    from zit_app.ui.guest import build
-    from zit_app.ui.guest_gate import GuestGate
-    from zit_app.ui.mount import mounted
+        from zit_app.ui.guest import build
+        from zit_app.ui.guest_gate import GuestGate
+        from zit_app.ui.mount import mounted
 
     app = mounted(build, asked["host"], asked["port"], show_error=False)
     gate = GuestGate(app, asked["password"], asked["port"], asked["tunnel"])
