@@ -160,7 +160,8 @@ class Visit:
         self.settle()
 
     def close(self) -> None:
-        """Close the window; nothing may have gone wrong in it."""
+        """Close the window; nothing may have gone wrong in it (that its requests are cut off now, it may say)."""
+        assert self.problems == [], self.problems
         origin = self.page.evaluate("origin")
         self.page.goto("about:blank")
         self.context.new_cdp_session(self.page).send(
@@ -170,7 +171,6 @@ class Visit:
             page.close()
         self.context.clear_cookies()
         self.others.append(self.context)
-        assert self.problems == [], self.problems
 
 
 @contextmanager

@@ -105,6 +105,10 @@ def test_stop_in_the_sidebar_and_the_queue_in_chinese(app: App, browser: Any) ->
     visit.shows("#plan", "不是此模型的主块")
     layers.fill("0")
     expect(visit.page.locator("#plan")).not_to_contain_text("主块")
+    visit.page.locator("#train-prompts textarea").fill("a boat --q 1")
+    visit.shows("#plan", "--q")
+    visit.page.locator("#train-prompts textarea").fill("")
+    expect(visit.page.locator("#plan")).not_to_contain_text("--q")
     visit.page.locator("#setting_max_steps input").fill("5000")
     for name in ("first", "second", "third"):
         visit.page.locator("#train-name input, #train-name textarea").first.fill(name)

@@ -75,10 +75,10 @@ def test_the_command_itself_may_be_launched(home: Path, tmp_path: Path, dataset:
     assert [line["step"] for line in lines] == [1, 1, 2, 2] and sum("health" in line for line in lines) == 2
 
 
-def test_a_mistake_in_a_launched_process_is_told_as_in_our_own(tmp_path: Path, dataset: Path, tiny_model: Path) -> None:
+def test_a_mistake_in_launched_processes_is_told_as_in_one(tmp_path: Path, dataset: Path, tiny_model: Path) -> None:
     run = new_run(tmp_path / "run", settings(1), tmp_path / "nowhere", tiny_model)
     with pytest.raises(ZitError, match="nowhere"), run.working():
-        launch(run, 1, ON_THE_PROCESSOR)
+        launch(run, 2, ON_THE_PROCESSOR)
     assert run.state() == "failed" and run.status()["cause"]
 
 

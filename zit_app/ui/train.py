@@ -92,7 +92,7 @@ class TrainTab:
         page.watch([*shelves, self.advanced.start], self._read_choices, shelves)
         page.watch([self.preset], self._read_presets, [self.preset, self.dataset, self.model])
         plan = [self.plan, self.advanced.changed]
-        page.watch(plan, self._read_plan, [self.preset, self.dataset, self.model, *controls])
+        page.watch(plan, self._read_plan, [self.preset, self.dataset, self.model, self.prompts, *controls])
 
     def _submit(
         self, preset: str, dataset: str, model: str, name: str, trigger: str, prompts: str, *values: Any
@@ -136,12 +136,12 @@ class TrainTab:
         return estimate(settings, model, count, done, bool(machine().cards)) if model else None
 
     def _read_plan(
-        self, now: Snapshot, preset: str, dataset: str | None, model: str | None, *values: Any
+        self, now: Snapshot, preset: str, dataset: str | None, model: str | None, prompts: str, *values: Any
     ) -> Sequence[Any]:
         """How long the training will be, what it costs, and what differs from the preset."""
         w, changed, count = self.w, self.advanced.differences(preset, values), pictures_in(dataset)
         try:
-            settings = self.advanced.settings(values)
+            settings = self.advanced.settings(values, prompts=prompts)
             found = self._estimate(settings, model, count, now.of("train"))
         except ZitError as error:
             return [cards.note(w.error(error), "warning"), changed]
