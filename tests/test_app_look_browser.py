@@ -64,6 +64,8 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(filled_app: App, bro
     for tab in TABS:
         look_at(visit, tab)
         visit.page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+    visit.open("train")
+    visit.shows("#plan", "steps, rank")  # of a page into which nothing was entered yet
     visit.close()
 
 

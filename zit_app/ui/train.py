@@ -77,7 +77,7 @@ class TrainTab:
                 label=w("train.trigger"), info=w("train.trigger_help"), max_lines=1, min_width=150, elem_id="trigger"
             )
         self.prompts = gr.Textbox(
-            label=w("train.prompts"), info=w("train.prompts_help"), lines=2, max_lines=8, elem_id="train-prompts"
+            "", label=w("train.prompts"), info=w("train.prompts_help"), lines=2, max_lines=8, elem_id="train-prompts"
         )
         self.plan = gr.HTML(elem_id="plan", elem_classes="maybe")
         self.go = gr.Button(w("train.start"), variant="primary", size="lg", elem_id="train")
