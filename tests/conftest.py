@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.tiny import make_tiny_model
-from tests.training import end_workers
 from zit_app.core.quiet import quiet
 
 if TYPE_CHECKING:
@@ -59,6 +57,8 @@ def quiet_torch() -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One random-weight model folder for the whole session. Read only."""
+    from tests.tiny import make_tiny_model
+
     return make_tiny_model(tmp_path_factory.mktemp("tiny_model"))
 
 
@@ -74,6 +74,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def own_workers(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Workers compute with as many threads as this process, and end with the test."""
     import torch
+
+    from tests.training import end_workers
 
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     yield

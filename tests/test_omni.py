@@ -18,7 +18,7 @@ from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionModel
 
 from tests.live_bytes import LiveBytes
 from tests.test_generate import pixels
-from tests.test_memory import CPU, FULL, MARGIN, OMNI, made, pack, parameters
+from tests.test_memory import CPU, FEW, FULL, MARGIN, OMNI, made, pack, parameters
 from tests.tiny import make_tiny_omni
 from zit_app.cli import main
 from zit_app.core import memory, sizes
@@ -260,7 +260,7 @@ def test_drawing_with_the_full_omni_takes_what_is_counted(request_: Request, kin
     count, seen = 2 if request_.guided else 1, len(request_.references)
     lengths = [[8] * seen + [request_.caption_tokens] + [8] if seen else [request_.caption_tokens]] * count
     with FakeTensorMode(), torch.no_grad():
-        model = made(lambda: ZImageTransformer2DModel(**OMNI), torch.bfloat16)
+        model = made(lambda: ZImageTransformer2DModel(**{**OMNI, **FEW}), torch.bfloat16)
         pack(model, kind) if kind else None
         references = [
             Reference(torch.randn(16, height // 8, width // 8), torch.randn(16, 16, 1152))
