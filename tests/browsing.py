@@ -161,8 +161,8 @@ class Visit:
 
     def close(self) -> None:
         """Close the window; nothing may have gone wrong in it (that its requests are cut off now, it may say)."""
+        origin = self.page.evaluate("origin")  # with the answer comes what was still to be heard
         assert self.problems == [], self.problems
-        origin = self.page.evaluate("origin")
         self.page.goto("about:blank")
         self.context.new_cdp_session(self.page).send(
             "Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "local_storage"}

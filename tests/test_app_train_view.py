@@ -64,6 +64,10 @@ def test_a_failed_card_shows_what_would_change_and_lets_nothing_through(home: Pa
     assert W("failure.diverged") in card and "<script>" not in card and "<b>x" not in card and "<i>" not in card
     run.write_status("failed", reason="")
     assert 'data-do="retry"' not in cards.run_card(W, runs.view(run.folder))
+    (run.folder / "settings.toml").write_text("[training]\nof_tomorrow = 1\n")
+    run.write_status("failed", **fields | {"reason": "memory"})
+    card = cards.run_card(W, runs.view(run.folder))  # of another version of the program: shown, with no way out
+    assert W("failure.memory") in card and 'data-do="retry"' not in card
 
 
 def test_the_cache_is_looked_at_as_the_newest_training_encoded_it(home: Path) -> None:

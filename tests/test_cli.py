@@ -115,6 +115,10 @@ def test_from_pictures_to_a_picture_with_an_adapter(
     assert (cached["pictures"], cached["built_latents"], cached["built_texts"]) == (3, 3, 4)
     assert [entry["name"] for entry in cached["skipped"]] == ["broken.png"]
     assert Run.open(Path(cached["run"])).state() == "done"
+    further = ["--further-resolutions", "48,2048"]  # of which one would enlarge
+    assert main(["cache", str(dataset), *model, "--resolution", "64", *further, "--json"]) == 0
+    cached = last_json(capsys)
+    assert (cached["pictures"], cached["built_latents"], cached["built_texts"]) == (3, 3, 0)
 
     out, changes = tmp_path / "run", ["training.max_steps=2", "dataset.resolution=64", "training.learning_rate=0.5"]
     sets = [word for change in changes for word in ("--set", change)]

@@ -100,11 +100,14 @@ def test_the_page_opens_when_the_server_answers_and_the_process_stays_small(tmp_
         again = subprocess.run(**app.command(), capture_output=True, text=True, check=True)
         assert "runs already" in again.stdout and pages(opened) == [app.address] * 2
         with a_browser() as browser:
-            begun = time.monotonic()
-            visit = Visit(browser, app.address)
-            opened_at = time.monotonic()
-            visit.reload()
-            figures["page usable, s"] = min(opened_at - begun, time.monotonic() - opened_at)
+            opening = []
+            for locale in ("en-GB", "en-US"):  # nothing that the first has fetched is there for the second
+                begun = time.monotonic()
+                visit = Visit(browser, app.address, locale)
+                opening.append(time.monotonic() - begun)
+                if locale == "en-GB":
+                    visit.close()
+            figures["page usable, s"] = min(opening)
             visit.page.wait_for_timeout(3000)
             before, begun = cpu_seconds(app), time.monotonic()
             visit.page.wait_for_timeout(IDLE_SECONDS * 1000)

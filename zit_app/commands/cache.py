@@ -34,7 +34,7 @@ def cache_command(arguments: argparse.Namespace) -> int:
     skipped = [{"name": entry.name, "reason": entry.reason} for entry in cache.skipped]
     progress.result(
         cache.summary,
-        pictures=len(cache.samples),
+        pictures=cache.pictures,
         built_latents=cache.built_latents,
         built_texts=cache.built_texts,
         skipped=skipped,

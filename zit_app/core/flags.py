@@ -61,4 +61,4 @@ def usage(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    return tuple(int(part) if part.strip().isdecimal() else float(part) for part in text.split(","))

@@ -24,14 +24,8 @@ from pathlib import Path
 from zit_app.core import paths
 from zit_app.core.errors import ZitError
 from zit_app.core.files import read_json
-from zit_app.core.memory import (
-    Numbers,
-    Phase,
-    Request,
-    decoding_activations,
-    drawing_activations,
-    training_bytes,
-)
+from zit_app.core.flavours import Flavour
+from zit_app.core.memory import Numbers, Phase, Request, decoding_activations, drawing_activations, training_bytes
 from zit_app.core.models import POCKET, list_models, read_flavour
 from zit_app.core.preview_lines import PreviewLine, read_preview
 from zit_app.core.run import Run
@@ -95,16 +89,22 @@ def optimizer_steps(settings: TrainSettings, pictures: int) -> int:
 
 def memory(settings: TrainSettings, folder: Path, card: bool) -> int:
     """Bytes at the most, on the card or, without one, in the machine's memory."""
-    step = step_memory(settings, transformer_config(folder), read_flavour(folder).pixels, card)
+    config, flavour = transformer_config(folder), read_flavour(folder)
+    step = step_memory(settings, config, flavour.pixels, card)
     encoder = read_json(part_folder(folder, "text_encoder") / "config.json")
     encoding = text_encoder_numbers(encoder) * (2 if card else 4)
-    drawing = step.weights + preview_memory(settings, folder, card) if settings.training.sample_every else 0
+    drawing = 0
+    if settings.training.sample_every:
+        vae = read_json(part_folder(folder, "vae") / "config.json")
+        drawing = step.weights + preview_memory(settings, config, vae, flavour, card)
     return round(max(step.total, drawing, encoding) + RESERVE)
 
 
-def preview_memory(settings: TrainSettings, folder: Path, card: bool) -> int:
-    """Bytes that the largest preview takes beside what lies there for the training: the VAE, activations."""
-    flavour, vae = read_flavour(folder), read_json(part_folder(folder, "vae") / "config.json")
+def preview_memory(settings: TrainSettings, config: Config, vae: Config, flavour: Flavour, card: bool) -> int:
+    """Bytes that the largest preview takes beside what lies there for the training: the VAE, activations.
+
+    Raises ZitError for a preview that is not understood.
+    """
     side = settings.dataset.sides(flavour.pixels)[0]
     numbers = Numbers(_number_bytes(settings, card), "", 0, "")
     asked = [read_preview(line) for line in settings.training.sample_prompts] or [PreviewLine("")]
@@ -114,7 +114,7 @@ def preview_memory(settings: TrainSettings, folder: Path, card: bool) -> int:
     ]
     activations = (
         max(
-            drawing_activations(transformer_config(folder), numbers, request),
+            drawing_activations(config, numbers, request),
             decoding_activations(vae, numbers, request, one_by_one=False, tile=0),
         )
         for request in requests

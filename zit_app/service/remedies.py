@@ -61,7 +61,10 @@ def find_remedy(run: RunView) -> Remedy | None:
         pictures = _smaller(run)
         return Remedy(run.reason, differences(*pictures)) if pictures else None
     if run.reason in ("memory", "diverged") and run.kind == "train":
-        pair = _changed(run)
+        try:
+            pair = _changed(run)
+        except ZitError:  # its model has gone, or it is of another version of the program
+            return None
         return Remedy(run.reason, differences(*pair), _step(_carried(run, *pair))) if pair else None
     return None
 

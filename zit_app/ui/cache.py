@@ -171,13 +171,17 @@ def eased_overview(asked: CacheSettings) -> Eased[CacheOverview]:
 def as_trained(asked: CacheSettings, trainings: Sequence[runs.RunView]) -> CacheSettings:
     """What was left open as in the newest training on this dataset, which encoded it: the trigger word, and of the same
     model the resolutions."""
-    done = map(_asked_of, (run.folder for run in trainings))
-    on_it = [one for one in done if one and one[0].dataset == asked.dataset]
-    word = asked.trigger_word.strip() or next((data.trigger_word for _, data in on_it), "")
-    sides = next(((data.resolution, data.further_resolutions) for job, data in on_it if job.model == asked.model), None)
-    if asked.resolution or sides is None:
-        return replace(asked, trigger_word=word)
-    return replace(asked, trigger_word=word, resolution=sides[0], further_resolutions=sides[1])
+
+    def newest(*models: str) -> DatasetSettings:
+        done = filter(None, map(_asked_of, (run.folder for run in trainings)))
+        found = (data for job, data in done if job.dataset == asked.dataset and (not models or job.model in models))
+        return next(found, DatasetSettings())
+
+    asked = replace(asked, trigger_word=asked.trigger_word.strip() or newest().trigger_word)
+    if asked.resolution:
+        return asked
+    data = newest(asked.model)
+    return replace(asked, resolution=data.resolution, further_resolutions=data.further_resolutions)
 
 
 @lru_cache(maxsize=256)
