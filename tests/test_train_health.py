@@ -89,13 +89,15 @@ def test_held_out_loss_is_by_node_the_best_adapter_is_kept_and_resume_is_exact(
 ) -> None:
     data = make_dataset(tmp_path / "data", [(64, 64)] * 40)
     settings = small_settings(max_steps=4, save_every=0, health_every=1, held_out=0.05, ema_decay=0.5)
+    settings = replace(settings, dataset=replace(settings.dataset, further_resolutions=(32,)))
     run = new_run(tmp_path / "run", settings, data, tiny_model)
     assert resume(run, Progress(run)) is not None
     held = [line["held_out"] for line in run.metrics() if "held_out" in line]
     assert len(held) == 4 and all(len(one["nodes"]) == 8 for one in held)
     assert held[0]["loss"] == pytest.approx(sum(held[0]["nodes"].values()) / 8)
     best = min(range(4), key=lambda i: held[i]["loss"]) + 1
-    assert read_adapter(run.folder / "best.safetensors").metadata["ss_steps"] == f"{best}"
+    said = read_adapter(run.folder / "best.safetensors").metadata
+    assert (said["ss_steps"], said["ss_num_train_images"]) == (f"{best}", "38")  # two were kept aside
     assert not (tmp_path / "none" / "best.safetensors").exists()
 
     halves = new_run(tmp_path / "halves", settings, data, tiny_model)
