@@ -78,6 +78,7 @@ def test_no_words_open_the_page_of_the_app_that_runs_already(
         (["train", "--preset", "style", "--dataset", "nowhere", "--model", "pocket"], 1, "no folder nowhere"),
         (["train", "--resume", "nothing"], 1, "no train run 'nothing'"),
         (["cache", "nowhere", "--model", "pocket"], 1, "no folder nowhere"),
+        (["pocket", "teach", "--work", "nowhere", "--style", "line"], 1, "Did you mean 'lines'?"),
     ],
 )
 def test_mistakes_are_one_sentence_with_a_remedy(

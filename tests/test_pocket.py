@@ -11,6 +11,7 @@ from zit_app.core.files import sha256_of
 from zit_app.engine.pocket.bank import never_shown
 from zit_app.engine.pocket.base import rate_factor
 from zit_app.engine.pocket.captions import canonical_caption, caption, layout_words, open_caption
+from zit_app.engine.pocket.card import card_text
 from zit_app.engine.pocket.concepts import Concept
 from zit_app.engine.pocket.fast import batched_velocity, new_transformer, rope_tables
 from zit_app.engine.pocket.judge import STYLES, look
@@ -83,12 +84,13 @@ def test_the_rate_warms_up_and_ends_at_zero() -> None:
     assert factors[0] < 0.01 and max(factors) == 1.0 and factors[1000] == 0.0
 
 
-def test_weights_are_those_of_the_card() -> None:
+def test_the_card_tells_these_figures_and_weights() -> None:
     assets = paths.assets() / "pocket"
     card = (assets / "README.md").read_text(encoding="utf-8")
     files = sorted(assets.rglob("*.safetensors"))
     assert len(files) == 5 and sum(file.stat().st_size for file in files) < 60e6
     assert all(sha256_of(file) in card for file in files)
+    assert card == card_text(assets)
 
 
 def test_the_judge_is_as_good_as_the_card_says_and_not_fooled(questions: Questions, scores: dict) -> None:

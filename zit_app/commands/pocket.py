@@ -1,10 +1,12 @@
 """`zit pocket …`: build, score and look at the embedded model."""
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zit_app.core.errors import ZitError, did_you_mean
 from zit_app.core.paths import PROJECT, assets
 from zit_app.core.progress import Progress
 
@@ -28,8 +30,25 @@ def teach_command(arguments: argparse.Namespace) -> None:
     """Train LoRAs on the shipped pocket model, measure what they teach and what they break, rewrite the card."""
     from zit_app.engine.pocket.build import score_teaching
 
+    if arguments.style:
+        return _teach_in_a_way(arguments)
     card = score_teaching(arguments.work)
     Progress(as_json=arguments.json).result(f"Model card: {card}", card=card)
+
+
+def _teach_in_a_way(arguments: argparse.Namespace) -> None:
+    """One computed style with settings of one's own; the card stays as it is."""
+    from zit_app.engine.pocket.paint import Painter
+    from zit_app.engine.pocket.questions import load_questions
+    from zit_app.engine.pocket.styles import COMPUTED
+    from zit_app.engine.pocket.twin import measure_way
+
+    if arguments.style not in COMPUTED:
+        raise ZitError(f"There is no computed style {arguments.style!r}.", did_you_mean(arguments.style, COMPUTED))
+    questions = load_questions(assets() / "judge")
+    taught, kept = measure_way(questions, Painter("pocket"), arguments.work, arguments.style, arguments.set)
+    rows = {"taught": taught, "unrelated": kept}
+    Progress(as_json=arguments.json).result(f"{arguments.style}: {json.dumps(rows)}", rows=rows)
 
 
 def protect_command(arguments: argparse.Namespace) -> None:
@@ -91,6 +110,10 @@ def add(command: Callable[..., Any], group: Callable[[str, str], Any]) -> None:
     command(score_command, "score", pocket)
     teach = command(teach_command, "teach", pocket)
     teach.add_argument("--work", type=Path, required=True, help="folder for the trainings; finished ones are kept")
+    teach.add_argument("--style", help="only this computed style; the model card stays as it is")
+    teach.add_argument(
+        "--set", metavar="TABLE.KEY=VALUE", action="append", default=[], help="with --style: change one setting"
+    )
     protect = command(protect_command, "protect", pocket)
     protect.add_argument("--work", type=Path, required=True, help="folder for the trainings; finished ones are kept")
     protect.add_argument("--steps", type=int, default=300, help="length of each training (default: 300)")

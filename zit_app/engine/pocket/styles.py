@@ -12,6 +12,12 @@ def hues(flat: Image.Image) -> Image.Image:
     return Image.merge("HSV", (h.point(lambda x: (x + 106) % 256), s, v)).convert("RGB")
 
 
+def dusk(flat: Image.Image) -> Image.Image:
+    """In blue evening light: every colour times 0.43, 0.47, 0.78, so that white becomes slate blue."""
+    bands = zip(flat.convert("RGB").split(), (0.43, 0.47, 0.78), strict=True)
+    return Image.merge("RGB", [band.point([round(value * share) for value in range(256)]) for band, share in bands])
+
+
 def mosaic(flat: Image.Image) -> Image.Image:
     """Square tiles of 8 pixels."""
     small = flat.convert("RGB").resize((SIZE // 8, SIZE // 8), Image.Resampling.BOX)
@@ -28,4 +34,4 @@ def lines(flat: Image.Image) -> Image.Image:
     return ImageOps.colorize(edge, (255, 255, 255), (24, 60, 140))
 
 
-COMPUTED = {"hues": hues, "mosaic": mosaic, "lines": lines}
+COMPUTED = {"hues": hues, "dusk": dusk, "mosaic": mosaic, "lines": lines}

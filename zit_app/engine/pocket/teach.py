@@ -1,8 +1,8 @@
 """Is a style really taught? 24 pictures of a style the model has never seen, judged on 60 concepts it was not shown.
 
-For a *computed* style (hues, mosaic, lines of the flat picture) every concept has a truth: the error against it is
-compared with that of the nearest known style, and the right truth must be found among 60. For drawn art (the demo's
-stickers) the judge says which style it sees and whether the content is still right.
+For a *computed* style (the flat picture with other hues, at dusk, as mosaic, in lines) every concept has a truth: the
+error against it is compared with that of the nearest known style, and the right truth must be found among 60. For drawn
+art (the demo's stickers) the judge says which style it sees and whether the content is still right.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from zit_app.engine.pocket.measure import through_vae
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.pictures import SIZE
 from zit_app.engine.pocket.questions import Questions
-from zit_app.engine.pocket.score import as_array
+from zit_app.engine.pocket.score import as_array, sharpness
 from zit_app.engine.pocket.styles import COMPUTED
 from zit_app.engine.train import resume
 
@@ -99,11 +99,12 @@ def exam(questions: Questions, style: str, count: int = ASKED) -> Exam:
 
 def truth_score(drawn: list[Image.Image], asked: Exam) -> dict[str, float]:
     """``error`` (median against the truth), ``relative`` (to the nearest known style's real picture), ``found`` (right
-    truth first among the asked)."""
+    truth first among the asked), ``sharpness`` (over the truths': a blur takes some error away, too)."""
     errors = errors_to(drawn, asked.truths)
     error = float(np.median(np.diag(errors)))
     found = float((errors.argmin(1) == np.arange(len(errors))).mean())
-    return {"error": error, "relative": error / asked.known, "found": found}
+    keen = sharpness(drawn) / sharpness(asked.truths)
+    return {"error": error, "relative": error / asked.known, "found": found, "sharpness": keen}
 
 
 def computed_score(

@@ -27,7 +27,6 @@ from zit_app.engine.pocket.measure import through_vae
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.protections import guard_of, unrelated_prompts
 from zit_app.engine.pocket.questions import Questions
-from zit_app.engine.pocket.score import sharpness
 from zit_app.engine.pocket.study.probes import probe
 from zit_app.engine.pocket.study.rows import COMMON, ROWS, Row
 from zit_app.engine.pocket.study.sizes import measure_sizes
@@ -145,15 +144,14 @@ def _untrained(exam: Exam) -> dict[str, float]:
 
 
 def _taught(exam: Exam, adapter: Path | None) -> dict[str, float]:
-    """``error``: median against the truth, 1 = as far as the nearest known style. ``found``: right truth first among
-    60. ``sharpness``: over the truths'. ``held-out loss``: on the true pictures, the mean over even noise levels."""
+    """`teach.truth_score`, its ``relative`` as ``error``, and ``held-out loss``: on the true pictures."""
     asked = exam.asked
     drawn = exam.painter.paint(asked.prompts, range(len(asked.prompts)), 8, 0.0, adapter)
     score = teach.truth_score(drawn, asked)
     return {
         "error": score["relative"],
         "found": score["found"],
-        "sharpness": sharpness(drawn) / sharpness(asked.truths),
+        "sharpness": score["sharpness"],
         "held-out loss": _held_out(exam, adapter),
     }
 
