@@ -6,12 +6,11 @@ import pytest
 
 from zit_app.core import paths
 from zit_app.core.run import Run
-from zit_app.core.train_settings import TrainJob, job_toml, load_train_settings
+from zit_app.core.train_settings import TrainJob, job_toml
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.questions import Questions, load_questions
 from zit_app.engine.pocket.teach import computed_score, judged_score, split, teach, write_dataset
-
-STEPS = ["training.max_steps=60", "training.sample_every=0", "training.health_every=0"]
+from zit_app.engine.pocket.twin import WAYS, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +26,17 @@ def test_asked_concepts_are_never_taught() -> None:
 
 @pytest.fixture(scope="module")
 def hues(questions: Questions, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], dict[str, float]]:
-    """Scores with and without a LoRA of 60 steps (instead of 300), on 30 concepts (instead of 60)."""
+    """Scores with and without a LoRA of 60 steps (instead of 500), on 30 concepts (instead of 60)."""
     folder = tmp_path_factory.mktemp("teach")
     dataset = write_dataset(questions, "hues", folder / "hues")
-    settings = load_train_settings(paths.assets() / "demo" / "train.toml", STEPS)
-    adapter = teach(dataset, settings, folder / "run")
+    adapter = teach(dataset, settings_of(WAYS["on the base's weights"], 60), folder / "run")
     painter = Painter("pocket")
     return computed_score(questions, painter, adapter, "hues", 30), computed_score(questions, painter, None, "hues", 30)
 
 
 def test_turned_hues_come_nearer_to_the_truth(hues: tuple[dict[str, float], dict[str, float]]) -> None:
     taught, untaught = hues
-    assert taught["relative"] <= 0.8
+    assert taught["relative"] <= 0.75
     assert taught["error"] < 0.8 * untaught["error"]
 
 
@@ -55,7 +53,7 @@ def test_without_a_lora_nothing_looks_like_a_sticker(questions: Questions) -> No
 def test_an_interrupted_training_is_gone_on_with_and_a_finished_one_kept(tmp_path: Path) -> None:
     """A study is killed within a row more often than between two."""
     pictures = paths.assets() / "demo" / "pictures"
-    settings = load_train_settings(paths.assets() / "demo" / "train.toml", [*STEPS, "training.max_steps=2"])
+    settings = settings_of((), 2)
     folder = tmp_path / "row"
     Run.create("train", "row", job_toml(settings, TrainJob("pocket", str(pictures), "teach")), folder)
     adapter = teach(pictures, settings, folder)
