@@ -79,6 +79,7 @@ def test_no_words_open_the_page_of_the_app_that_runs_already(
         (["train", "--resume", "nothing"], 1, "no train run 'nothing'"),
         (["cache", "nowhere", "--model", "pocket"], 1, "no folder nowhere"),
         (["pocket", "teach", "--work", "nowhere", "--style", "line"], 1, "Did you mean 'lines'?"),
+        (["pocket", "teach", "--work", "nowhere", "--set", "lora.layers=5"], 2, "name it with --style"),
     ],
 )
 def test_mistakes_are_one_sentence_with_a_remedy(

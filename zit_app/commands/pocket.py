@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zit_app.core.errors import ZitError, did_you_mean
+from zit_app.core.flags import WrongUsage
 from zit_app.core.paths import PROJECT, assets
 from zit_app.core.progress import Progress
 
@@ -28,10 +29,12 @@ def score_command(arguments: argparse.Namespace) -> None:
 
 def teach_command(arguments: argparse.Namespace) -> None:
     """Train LoRAs on the shipped pocket model, measure what they teach and what they break, rewrite the card."""
-    from zit_app.engine.pocket.build import score_teaching
-
     if arguments.style:
         return _teach_in_a_way(arguments)
+    if arguments.set:
+        raise WrongUsage("--set is for one computed style: name it with --style.")
+    from zit_app.engine.pocket.build import score_teaching
+
     card = score_teaching(arguments.work)
     Progress(as_json=arguments.json).result(f"Model card: {card}", card=card)
 
@@ -110,7 +113,9 @@ def add(command: Callable[..., Any], group: Callable[[str, str], Any]) -> None:
     command(score_command, "score", pocket)
     teach = command(teach_command, "teach", pocket)
     teach.add_argument("--work", type=Path, required=True, help="folder for the trainings; finished ones are kept")
-    teach.add_argument("--style", help="only this computed style; the model card stays as it is")
+    teach.add_argument(
+        "--style", help="only this computed style (hues, dusk, mosaic, lines); the model card stays as it is"
+    )
     teach.add_argument(
         "--set", metavar="TABLE.KEY=VALUE", action="append", default=[], help="with --style: change one setting"
     )

@@ -41,7 +41,7 @@ def adapter_metadata(
         "ss_seed": f"{training.seed}",
         "ss_batch_size_per_device": f"{data.batch_size}",
         "ss_gradient_accumulation_steps": f"{training.gradient_accumulation_steps}",
-        "ss_num_train_images": f"{len({sample.name for sample in cache.samples})}",
+        "ss_num_train_images": f"{cache.pictures}",
         "zit.version": str(version["project"]["version"]),
         "zit.preset": label,
         "zit.settings": json.dumps(dataclasses.asdict(settings)),

@@ -50,10 +50,14 @@ class Cache:
     samples: tuple[Sample, ...]
     empty_text: str  # fingerprint of the empty prompt's features, for caption dropout
     skipped: tuple[Skipped, ...]
-    pictures: int
     built_latents: int
     built_texts: int
     complete: bool  # false when it was asked to stop on the way
+
+    @property
+    def pictures(self) -> int:
+        """How many they are; each may be there in several sizes, mirrored, with several captions."""
+        return len({sample.name for sample in self.samples})
 
     @property
     def summary(self) -> str:
@@ -137,7 +141,6 @@ def build_cache(
         samples,
         texts.prints.get("", ""),
         scan.skipped,
-        len(scan.items),
         latents.built,
         texts.built,
         not texts.lacking and not latents.lacking,

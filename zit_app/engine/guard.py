@@ -4,7 +4,7 @@ L tokens, D caption width, N nodes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,9 +27,9 @@ from zit_app.model.null_space import recorded_inputs
 class Guard:
     """What an untrained model leaves behind for its training."""
 
-    frozen: Frozen | None = None  # what the model to be used does: its health is measured against it
-    held_to: Frozen | None = None  # what the weights that learn do: for the tether and the replay
-    inputs: dict[str, Tensor] = field(default_factory=dict)  # of the layers that learn in a null space
+    frozen: Frozen | None  # what the model to be used does: its health is measured against it
+    held_to: Frozen | None  # what the weights that learn do: for the tether and the replay
+    inputs: dict[str, Tensor]  # of the layers that learn in a null space
     aid: Aid | None = None  # on while training
 
 
@@ -50,8 +50,8 @@ class Untrained:
         calls = passes(len(self.caps), len(self.nodes_N), guidance)
         with recorded_inputs(self.transformer, recording, calls, self.seed) as inputs:
             empty = self.cache.features(self.cache.empty_text)
-            side, nodes_N = self.cache.side, self.nodes_N
-            return watch(self.transformer, self.caps, empty, side, nodes_N, guidance, self.progress), inputs
+            frozen = watch(self.transformer, self.caps, empty, self.cache.side, self.nodes_N, guidance, self.progress)
+        return frozen, inputs
 
 
 def stand_guard(

@@ -105,8 +105,7 @@ def take_steps(work: Work, state: TrainState, run: Run, progress: Progress) -> P
     training, accelerator = work.settings.training, work.accelerator
     weights = [parameter for parameter in state.transformer.parameters() if parameter.requires_grad]
     stream = work.order.stream(state.batches)
-    names = {sample.name for sample in work.cache.samples}  # each may come in several sizes, mirrored, reworded
-    progress.stage(f"Training on {len(names)} pictures")
+    progress.stage(f"Training on {work.cache.pictures} pictures")
     begun_at = state.step
     answered: dict[str, Any] = {}  # the requests at the last look: a new one has a new time
     while state.step < work.steps:

@@ -6,6 +6,8 @@ from typing import Any
 
 from zit_app.core.files import sha256_of, write_atomic
 
+Bar = tuple[str, float, str, float]  # what, reached, "at least" or "at most", bar
+
 HEAD = """# Pocket: a small, trained Z-Image
 
 Two flavours of one model that draws emoji at 128 x 128 from English and Chinese captions, with the very classes and
@@ -39,9 +41,6 @@ def table(rows: dict[str, dict[str, float]]) -> str:
         cells = [_cell(row[c]) if c in row else "" for c in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-Bar = tuple[str, float, str, float]  # what, reached, "at least" or "at most", bar
 
 
 def bars(scores: dict[str, Any], taught: dict[str, Any]) -> str:
