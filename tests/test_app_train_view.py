@@ -72,17 +72,23 @@ def test_a_failed_card_shows_what_would_change_and_lets_nothing_through(home: Pa
 
 def test_the_cache_is_looked_at_as_the_newest_training_encoded_it(home: Path) -> None:
     for word, sides in (("first", (256, (96,))), ("second", (0, (64,)))):
-        data = DatasetSettings(resolution=sides[0], further_resolutions=sides[1], trigger_word=word)
+        data = DatasetSettings(
+            resolution=sides[0],
+            further_resolutions=sides[1],
+            trigger_word=word,
+            enable_bucket=word == "first",
+            max_sequence_length=256,
+        )
         settings = replace(TrainSettings(), dataset=data)
         Run.create("train", word, job_toml(settings, TrainJob("pocket", "/data", "")))
     future = Run.create("train", "third", "[training]\nof_tomorrow = 1\n")
     trainings = runs.list_runs("train")
     assert trainings[0].folder == future.folder
-    asked = CacheSettings("/data", "pocket")
-    assert as_trained(asked, trainings) == replace(asked, trigger_word="second", further_resolutions=(64,))
+    asked, so = CacheSettings("/data", "pocket"), {"enable_bucket": False, "max_sequence_length": 256}
+    assert as_trained(asked, trainings) == replace(asked, trigger_word="second", further_resolutions=(64,), **so)
     assert as_trained(replace(asked, trigger_word=" own "), trainings).trigger_word == "own"
     given = replace(asked, resolution=128)
-    assert as_trained(given, trainings) == replace(given, trigger_word="second")
+    assert as_trained(given, trainings) == replace(given, trigger_word="second", **so)
     of_another = replace(asked, model="turbo")
     assert as_trained(of_another, trainings) == replace(of_another, trigger_word="second")
     elsewhere = replace(asked, dataset="/other")

@@ -3,6 +3,7 @@
 import json
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,16 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from tests.test_cache import make_dataset
+from zit_app.core.cache_settings import CacheSettings, cache_toml
 from zit_app.core.errors import ZitError
 from zit_app.core.files import sha256_of_known
 from zit_app.core.generate_settings import GenerateSettings, LoraUse
+from zit_app.core.progress import Progress
+from zit_app.core.run import Run
 from zit_app.data.parameters import parse_parameters
 from zit_app.data.pictures import scan_dataset
 from zit_app.data.recipe import LoraRecipe, Recipe, save_png
-from zit_app.engine.cache import build_cache
+from zit_app.engine.cache import build_cache, cache_run
 from zit_app.service import adapters, caches, datasets, edits, gallery, hardware, model_files
 from zit_app.service.shelf import Shelf
 
@@ -272,25 +276,30 @@ def test_the_machine() -> None:
 
 def test_the_cache_overview_agrees_with_what_is_built(home: Path, tmp_path: Path, tiny_model: Path) -> None:
     data = make_dataset(tmp_path / "data")
-    before = caches.overview(data, str(tiny_model), 64)
+    asked = CacheSettings(str(data), str(tiny_model), 64)
+    before = caches.overview(asked)
     assert (before.pictures, before.latents_ready, before.texts, before.texts_ready) == (3, 0, 4, 0)
     assert before.buckets == (((64, 64), 2), ((80, 48), 1)) and before.size == 0
     assert {why for _, why in before.stale} == {("new",)}
     build_cache(data, tiny_model, 64)
-    full = caches.overview(data, str(tiny_model), 64)
+    full = caches.overview(asked)
     assert (full.latents_ready, full.texts_ready, full.unused, full.stale) == (3, 4, 0, ()) and full.size > 0
     (data / "0.txt").write_text("something new")
-    stale = caches.overview(data, str(tiny_model), 64)
+    stale = caches.overview(asked)
     assert (stale.latents_ready, stale.texts_ready) == (3, 3) and stale.stale == (("0.png", ("caption",)),)
     assert 0 < stale.unused < full.size
-    other = caches.overview(data, str(tiny_model), 96, trigger_word="tok")
+    other = caches.overview(replace(asked, resolution=96, trigger_word="tok"))
     assert (other.latents_ready, other.texts_ready) == (0, 1)
     assert dict(other.stale)["1.png"] == ("bucket", "crop", "caption")
     build_cache(data, tiny_model, 64, further=(48, 2048))  # of which one would enlarge
-    both = caches.overview(data, str(tiny_model), 64, further=(48, 2048))
+    both = caches.overview(replace(asked, further_resolutions=(48, 2048)))
     assert both.latents == both.latents_ready == 6 and {size for size, _ in both.buckets} > {(48, 48), (64, 64)}
-    assert caches.overview(data, str(tiny_model), 64).unused > both.unused == stale.unused
+    assert caches.overview(asked).unused > both.unused == stale.unused
+    squares = replace(asked, enable_bucket=False, max_sequence_length=64)
+    assert caches.overview(squares).latents_ready == 2 and caches.overview(squares).texts_ready == 0
+    cache_run(Run.create("cache", "data", cache_toml(squares)), Progress())
+    assert caches.overview(squares).stale == () and caches.overview(asked).latents_ready == 3
     (data / "0.txt").unlink()
-    assert caches.overview(data, str(tiny_model), 64).uncaptioned == 1
+    assert caches.overview(asked).uncaptioned == 1
     caches.clear(data)
-    assert caches.overview(data, str(tiny_model), 64).size == 0 and (data / "1.txt").is_file()
+    assert caches.overview(asked).size == 0 and (data / "1.txt").is_file()

@@ -13,7 +13,9 @@ from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.workers import card_for_command
 
-FLAGS = ("resolution", "further_resolutions", "batch_size", "only", "trigger_word")
+FLAGS = (
+    "resolution", "further_resolutions", "enable_bucket", "max_sequence_length", "batch_size", "only", "trigger_word",
+)  # fmt: skip
 
 
 def cache_command(arguments: argparse.Namespace) -> int:

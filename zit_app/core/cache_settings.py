@@ -18,6 +18,8 @@ class CacheSettings:
     further_resolutions: tuple[int, ...] = setting(
         (), "Sides at which pictures that are large enough are encoded, too", unit="pixels", minimum=16, maximum=4096
     )
+    enable_bucket: bool = setting(True, "Keep aspect ratios by buckets instead of cropping to a square")
+    max_sequence_length: int = setting(512, "Longest caption", unit="tokens", minimum=16, maximum=1024)
     batch_size: int = setting(0, "Pictures or captions encoded together; 0 = by their size", minimum=0, maximum=256)
     only: str = setting("all", "Part of the cache to build", choices=("all", "latents", "text"))
     trigger_word: str = setting("", "Word put before every caption, to call the adapter by")

@@ -158,6 +158,8 @@ def cache_run(run: Run, progress: Progress) -> Cache:
             settings.batch_size,
             None if settings.only == "all" else settings.only,
             progress,
+            enable_bucket=settings.enable_bucket,
+            max_length=settings.max_sequence_length,
             trigger_word=settings.trigger_word,
             further=settings.further_resolutions,
         )

@@ -2,11 +2,12 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zit_app.core.cache_settings import CacheSettings
 from zit_app.core.errors import ZitError
 from zit_app.core.models import find_model, read_flavour
 from zit_app.data import index
@@ -37,32 +38,23 @@ class CacheOverview:
     stale: tuple[tuple[str, tuple[str, ...]], ...]  # what is to be encoded: picture, and the parts that changed
 
 
-def overview(
-    dataset: Path,
-    model: str,
-    resolution: int = 0,
-    *,
-    enable_bucket: bool = True,
-    max_length: int = 512,
-    trigger_word: str = "",
-    further: Sequence[int] = (),
-) -> CacheOverview:
+def overview(asked: CacheSettings) -> CacheOverview:
     """Compare the dataset with its cache, as a training with these settings would.
 
     Pictures that were never decoded are not decoded now: they count as new. Raises ZitError for a folder without
     readable pictures and for a wrong model.
     """
-    folder = find_model(model)
+    dataset, folder = Path(asked.dataset), find_model(asked.model)
     scan = scan_dataset(dataset, index.load_known(dataset), verify=False)
     built = index.load_built(dataset)
-    resolutions = dict.fromkeys((resolution or read_flavour(folder).pixels, *further))
-    sizes, *others = (bucket_sizes(each, enable_bucket) for each in resolutions)
+    resolutions = dict.fromkeys((asked.resolution or read_flavour(folder).pixels, *asked.further_resolutions))
+    sizes, *others = (bucket_sizes(each, asked.enable_bucket) for each in resolutions)
     encoder = index.component_fingerprint(folder / "text_encoder", folder / "tokenizer")
     pictures = list(index.pictures(scan, sizes, index.component_fingerprint(folder / "vae"), others))
     lying = {path: path.stat().st_size for path in (dataset / CACHE_FOLDER).rglob("*.safetensors")}
-    word = trigger_word or scan.options.trigger_word
+    word = asked.trigger_word or scan.options.trigger_word
     told = {item.name: [with_trigger(text, word) for text in item.captions or (None,)] for item in scan.items}
-    parts = {form: _text_parts(told, encoder, max_length, form) for form in _FORMATS}
+    parts = {form: _text_parts(told, encoder, asked.max_sequence_length, form) for form in _FORMATS}
     ready = {form: {key for key in _keys(found) if index.text_path(dataset, key) in lying}
              for form, found in parts.items()}  # fmt: skip
     form = max(_FORMATS, key=lambda one: len(ready[one]))

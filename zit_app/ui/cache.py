@@ -157,30 +157,27 @@ class CacheTab:
 @lru_cache(maxsize=16)
 def eased_overview(asked: CacheSettings) -> Eased[CacheOverview]:
     """The comparison of a dataset with its cache, for pages that look all the time."""
-    return Eased(
-        lambda: caches.overview(
-            Path(asked.dataset),
-            asked.model,
-            asked.resolution,
-            trigger_word=asked.trigger_word,
-            further=asked.further_resolutions,
-        )
-    )
+    return Eased(lambda: caches.overview(asked))
 
 
 def as_trained(asked: CacheSettings, trainings: Sequence[runs.RunView]) -> CacheSettings:
     """What was left open as in the newest training on this dataset, which encoded it: the trigger word, and of the same
-    model the resolutions."""
+    model the resolutions, their shapes and the longest caption."""
 
     def newest(*models: str) -> DatasetSettings:
         done = filter(None, map(_asked_of, (run.folder for run in trainings)))
         found = (data for job, data in done if job.dataset == asked.dataset and (not models or job.model in models))
         return next(found, DatasetSettings())
 
-    asked = replace(asked, trigger_word=asked.trigger_word.strip() or newest().trigger_word)
+    data = newest(asked.model)
+    asked = replace(
+        asked,
+        trigger_word=asked.trigger_word.strip() or newest().trigger_word,
+        enable_bucket=data.enable_bucket,
+        max_sequence_length=data.max_sequence_length,
+    )
     if asked.resolution:
         return asked
-    data = newest(asked.model)
     return replace(asked, resolution=data.resolution, further_resolutions=data.further_resolutions)
 
 
