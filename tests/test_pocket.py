@@ -148,7 +148,11 @@ def test_the_judge_reaches_its_bars(questions: Questions, scores: dict) -> None:
     assert (found - questions.real_CSE[:, STYLES.index("flat")]).norm(dim=-1).median() < 0.01
 
 
-@pytest.mark.xfail(strict=True, reason="the asked style is not yet seen often enough: see the card's bars")
+def test_the_asked_style_is_seen_nearly_as_often_as_in_real_pictures(scores: dict) -> None:
+    assert min(scores[name]["style"] for name in INTENDED) >= 0.9 * scores["real pictures"]["style"]
+
+
+@pytest.mark.xfail(strict=True, reason="not even in the real pictures: see the card's bars and their ceilings")
 def test_the_asked_style_is_seen(scores: dict) -> None:
     assert min(scores[name]["style"] for name in INTENDED) >= 0.9
 

@@ -23,7 +23,8 @@ _FORMATS = ("torch.float32", "torch.bfloat16")
 
 @dataclass(frozen=True)
 class CacheOverview:
-    """Counts of tensors, wanted and there. `unused` bytes belong to other models, resolutions or earlier captions."""
+    """Counts of tensors, wanted and there. `unused` bytes belong to prompts of previews and of the
+    health curves, to other models, resolutions or earlier captions."""
 
     pictures: int
     latents: int  # wanted: one a picture, another for its mirror image

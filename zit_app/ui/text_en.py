@@ -391,7 +391,7 @@ TABLE = {
     "cache.size": "On the disk",
     "cache.clear": "Clear",
     "cache.of": "{n} of {total}",
-    "cache.unused": "Of it for other models, sizes or captions",
+    "cache.unused": "Of it for previews, and for other models, sizes or captions",
     "cache.cropped": "Cropped away on average",
     "cache.uncaptioned": "{n} pictures have no caption: write one, or set a trigger word.",
     "cache.buckets": "Sizes that pictures are trained at",

@@ -370,7 +370,7 @@ TABLE = {
     "cache.size": "占用磁盘",
     "cache.clear": "清空",
     "cache.of": "共 {total}，已有 {n}",
-    "cache.unused": "其中用于其他模型、尺寸或描述",
+    "cache.unused": "其中用于预览，以及其他模型、尺寸或描述",
     "cache.cropped": "平均裁去",
     "cache.uncaptioned": "{n} 张图片没有描述：请写描述，或设置触发词。",
     "cache.buckets": "训练时的图片尺寸",

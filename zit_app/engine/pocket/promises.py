@@ -27,8 +27,16 @@ from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.pictures import CANONICAL_EXTENT, SIZE
 from zit_app.engine.pocket.questions import Questions
 from zit_app.engine.pocket.score import isolate, sharpness
-from zit_app.engine.pocket.teach import WORD, adapter_of, errors_to, prompt, rows_not_shown, style_and_content
-from zit_app.engine.pocket.twin import NEW_ART, unrelated
+from zit_app.engine.pocket.teach import (
+    WORD,
+    adapter_of,
+    errors_to,
+    prompt,
+    rows_not_shown,
+    stickers,
+    style_and_content,
+)
+from zit_app.engine.pocket.unrelated import unrelated
 from zit_app.model.device import multiplies_in_bf16
 
 STEPS = {"art": 300, "subject": 400}
@@ -90,7 +98,7 @@ def measure_promises(
     """
     file, painter = work / "promises.json", Painter("pocket")
     rows: dict[str, dict[str, float]] = read_json(file) if file.exists() else {}
-    data = {"art": paths.assets() / "demo" / "pictures", "subject": write_subject(work / "subject")}
+    data = {"art": stickers().folder, "subject": write_subject(work / "subject")}
     if REAL not in rows:
         rows[REAL] = _ceilings(questions, painter, data)
         write_json(file, rows)
@@ -153,11 +161,11 @@ def subject_sticker() -> Image.Image:
 
 def _art(questions: Questions, painter: Painter, adapter: Path | None) -> dict[str, float]:
     """What the stickers taught, on 60 concepts that they do not show."""
-    shown = [path.stem.replace("_", " ") for path in (paths.assets() / "demo" / "pictures").glob("*.png")]
-    rows = rows_not_shown(questions, shown)
+    art = stickers()
+    rows = rows_not_shown(questions, art.shown)
     names = [questions.pairs.concepts[row].en for row in rows]
     drawn = painter.paint([prompt(name) for name in names], range(len(names)), 8, 0.0, adapter)
-    score = style_and_content(questions, drawn, rows, NEW_ART)
+    score = style_and_content(questions, drawn, rows, art.word)
     return {"style seen": score["style"], "content": score["content"], "sharpness": sharpness(drawn)}
 
 
@@ -173,7 +181,7 @@ def _recognised(questions: Questions, drawn: list[Image.Image]) -> dict[str, flo
     sticker = isolate(Image.open(paths.assets() / "demo" / "pictures" / f"{SUBJECT}.png").convert("RGB"))
     assert sticker is not None
     found, seen = look(questions.judge, things)
-    art = STYLES.index(NEW_ART)
+    art = STYLES.index(stickers().word)
     row = next(i for i, concept in enumerate(questions.pairs.concepts) if concept.en == SUBJECT)
     right = (found @ prototypes(questions.real_CSE, art).T).argmax(1) == row
     return {
@@ -186,12 +194,12 @@ def _ceilings(questions: Questions, painter: Painter, data: dict[str, Path]) -> 
     """What the data sets' own pictures get once the model's autoencoder has redrawn them."""
     art, subject = ([Image.open(file).convert("RGB") for file in sorted(data[kind].glob("*.png"))] for kind in data)
     drawn = through_vae(painter, [picture.resize((SIZE, SIZE)) for picture in art])
-    seen = (look(questions.judge, drawn)[1] == STYLES.index(NEW_ART)).float().mean().item()
+    seen = (look(questions.judge, drawn)[1] == STYLES.index(stickers().word)).float().mean().item()
     return {"style seen": seen, "sharpness": sharpness(drawn), **_recognised(questions, through_vae(painter, subject))}
 
 
 def _unrelated(questions: Questions, painter: Painter, adapter: Path | None) -> dict[str, float]:
-    kept = unrelated(questions, painter, adapter, 8)
+    kept = unrelated(questions, painter, adapter)
     return {"unrelated content": kept["content"], "unrelated sharpness": kept["sharpness"]}
 
 

@@ -17,10 +17,10 @@ from zit_app.engine.pocket.captions import canonical_caption
 from zit_app.engine.pocket.concepts import KNOWN_STYLES
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.questions import Questions, load_questions
-from zit_app.engine.pocket.teach import adapter_of, judged_score, split
-from zit_app.engine.pocket.twin import NEW_ART, UNRELATED, unrelated
+from zit_app.engine.pocket.teach import adapter_of, judged_score, split, stickers
+from zit_app.engine.pocket.unrelated import UNRELATED, WAYS_TO_DRAW, unrelated
 
-STEPS = (8, 30)
+DRAWN = ("8 steps", "30 steps")
 USUAL = ("training.learning_rate=6e-4", "acrf.base=mse", "lora.layers=")  # unless a variant says otherwise
 UNPROTECTED = ("training.protection=none", "training.health_every=0")
 TETHER = ("training.protection=tether", "training.tether=0.5", "training.health_every=0")
@@ -115,7 +115,7 @@ def measure_protections(
     """
     file, painter = work / "protections.json", Painter("pocket")
     rows: dict[str, dict[str, dict[str, float]]] = read_json(file) if file.exists() else {}
-    art = paths.assets() / "demo" / "pictures"
+    art = stickers()
     wanted = [("untrained", 0), *((name, seed) for name in variants for seed in seeds)]
     for name, seed in wanted:
         label = f"{name}, {steps} steps, seed {seed}" if name in VARIANTS else name
@@ -124,11 +124,10 @@ def measure_protections(
         adapter = None
         if name in VARIANTS:
             settings = settings_of(name, steps, seed, work)
-            job = TrainJob("pocket", str(art), name)
+            job = TrainJob("pocket", str(art.folder), name)
             adapter = adapter_of(settings, job, work / label.replace(", ", "_").replace(" ", "_"))
-        shown = [path.stem.replace("_", " ") for path in sorted(art.glob("*.png"))]
-        rows[label] = {f"unrelated, {n} steps": unrelated(questions, painter, adapter, n) for n in STEPS}
-        rows[label]["new art"] = judged_score(questions, painter, adapter, "flat", NEW_ART, shown)
+        rows[label] = {f"unrelated, {way}": unrelated(questions, painter, adapter, WAYS_TO_DRAW[way]) for way in DRAWN}
+        rows[label]["new art"] = judged_score(questions, painter, adapter, art)
         write_json(file, rows)
         note(f"{label}: {json.dumps(rows[label])}")
     return rows
@@ -144,7 +143,7 @@ def settings_of(name: str, steps: int, seed: int, work: Path) -> TrainSettings:
 
 
 def unrelated_prompts(work: Path) -> Path:
-    """Two prompts of each concept that neither the demo shows nor `twin.unrelated` asks for."""
+    """Two prompts of each concept that neither the demo shows nor `unrelated` asks for."""
     file = work / "unrelated.txt"
     if not file.exists():
         concepts = load_questions(paths.assets() / "judge").pairs.concepts

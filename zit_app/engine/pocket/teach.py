@@ -2,9 +2,10 @@
 
 For a *computed* style (the flat picture with other hues, at dusk, as mosaic, in lines) every concept has a truth: the
 error against it is compared with that of the nearest known style, and the right truth must be found among 60. For drawn
-art (the demo's stickers) the judge says which style it sees and whether the content is still right.
+art (the demo's stickers, ink drawings) the judge says which style it sees and whether the content is still right.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from zit_app.core import paths
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.train_settings import TrainJob, TrainSettings, job_toml
@@ -20,7 +22,7 @@ from zit_app.engine.pocket.judge import STYLES, look, prototypes
 from zit_app.engine.pocket.measure import through_vae
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.pictures import SIZE
-from zit_app.engine.pocket.questions import Questions
+from zit_app.engine.pocket.questions import Questions, picture_tiles
 from zit_app.engine.pocket.score import as_array, sharpness
 from zit_app.engine.pocket.styles import COMPUTED
 from zit_app.engine.train import resume
@@ -56,6 +58,36 @@ def write_dataset(questions: Questions, style: str, folder: Path) -> Path:
         COMPUTED[style](questions.flat[i]).save(folder / f"{concept.key}.png")
         (folder / f"{concept.key}.txt").write_text(prompt(concept.en) + "\n", encoding="utf-8")
     return folder
+
+
+@dataclass(frozen=True)
+class Art:
+    """A drawn art that the pocket model has never seen: 24 pictures with captions."""
+
+    word: str  # what the judge calls it
+    folder: Path
+    shown: list[str]  # the concepts in English
+
+
+def stickers() -> Art:
+    """The demo's Twemoji."""
+    folder = paths.assets() / "demo" / "pictures"
+    return Art("twemoji", folder, [file.stem.replace("_", " ") for file in sorted(folder.glob("*.png"))])
+
+
+def ink_drawings(folder: Path) -> Art:
+    """24 of the Fluent High Contrast pictures that ship with the judge, written into ``folder``: black on white."""
+    judge = paths.assets() / "judge"
+    names: list[str] = json.loads((judge / "held_out.json").read_text(encoding="utf-8"))
+    with Image.open(judge / "held_out.png") as sheet:  # as many Twemoji come first
+        pictures = picture_tiles(sheet.convert("RGB"), 2 * len(names))[len(names) :]
+    chosen = [round(i * len(names) / TAUGHT) for i in range(TAUGHT)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in chosen:
+        file = folder / f"{names[i].replace(' ', '_')}.png"
+        pictures[i].save(file)
+        file.with_suffix(".txt").write_text(prompt(names[i]) + "\n", encoding="utf-8")
+    return Art("contrast", folder, [names[i] for i in chosen])
 
 
 def teach(dataset: Path, settings: TrainSettings, folder: Path) -> Path:
@@ -137,23 +169,26 @@ def computed_bounds(
 
 
 def judged_score(
-    questions: Questions,
-    painter: Painter,
-    adapter: Path | None,
-    word: str,
-    style: str,
-    shown: Sequence[str] = (),
-    count: int = ASKED,
+    questions: Questions, painter: Painter, adapter: Path | None, art: Art, count: int = ASKED
 ) -> dict[str, float]:
-    """``style``: share that the judge calls ``style``; ``content``: right concept first among the 200.
+    """Of concepts that the art's pictures do not show: ``style``: share that the judge calls so; ``content``: right
+    concept first among the 200."""
+    asked = rows_not_shown(questions, art.shown, count)
+    prompts = [prompt(questions.pairs.concepts[i].en) for i in asked]
+    drawn = painter.paint(prompts, range(len(asked)), 8, 0.0, adapter)
+    return style_and_content(questions, drawn, asked, art.word)
 
-    ``shown`` names the concepts that the training pictures show; they are not asked.
-    """
-    asked = rows_not_shown(questions, shown, count)
-    drawn = painter.paint(
-        [prompt(questions.pairs.concepts[i].en, word) for i in asked], range(len(asked)), 8, 0.0, adapter
-    )
-    return style_and_content(questions, drawn, asked, style)
+
+def judged_ceiling(questions: Questions, art: Art, count: int = ASKED) -> dict[str, float]:
+    """What the same judge says of the real pictures of these concepts in that art (those that exist)."""
+    style = STYLES.index(art.word)
+    asked = torch.tensor(rows_not_shown(questions, art.shown, count))
+    asked = asked[questions.seen_CS[asked, style] >= 0]
+    likeness = questions.real_CSE[asked, style] @ prototypes(questions.real_CSE, style).T
+    return {
+        "style": (questions.seen_CS[asked, style] == style).float().mean().item(),
+        "content": (likeness.argmax(1) == asked).float().mean().item(),
+    }
 
 
 def rows_not_shown(questions: Questions, shown: Sequence[str], count: int = ASKED) -> list[int]:

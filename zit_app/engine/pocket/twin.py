@@ -1,8 +1,8 @@
 """Is the pocket a true twin of Turbo: does naive training break its few-step pictures, and does a style get taught?
 
 *The disease*: a plain flow-matching LoRA (uniform times, no protection) learns a style; then *unrelated* prompts,
-in styles it was not shown, are drawn at 8 and at 30 steps, with and without it. Turbo loses its 8-step pictures and has
-most of them back at 30.
+in styles it was not shown, are drawn at 8 and at 30 steps and as the undistilled model is, with guidance, each with and
+without it. Turbo loses its 8-step pictures and has most of them back at 30.
 """
 
 import re
@@ -10,23 +10,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from PIL import Image
 
 from zit_app.core import paths
 from zit_app.core.train_settings import TrainSettings, load_train_settings
-from zit_app.engine.pocket.captions import canonical_caption
-from zit_app.engine.pocket.concepts import KNOWN_STYLES
-from zit_app.engine.pocket.judge import look, ranks
 from zit_app.engine.pocket.measure import rounded
 from zit_app.engine.pocket.paint import Painter
+from zit_app.engine.pocket.pictures import contact_sheet
 from zit_app.engine.pocket.questions import Questions
-from zit_app.engine.pocket.score import recall_scores, sharpness
+from zit_app.engine.pocket.score import recall_scores
 from zit_app.engine.pocket.styles import COMPUTED
-from zit_app.engine.pocket.teach import computed_bounds, computed_score, judged_score, split, teach, write_dataset
+from zit_app.engine.pocket.teach import (
+    computed_bounds,
+    computed_score,
+    ink_drawings,
+    judged_ceiling,
+    judged_score,
+    stickers,
+    teach,
+    write_dataset,
+)
+from zit_app.engine.pocket.unrelated import UNRELATED, WAYS_TO_DRAW, draw_unrelated, unrelated, what_stays
 
-NEW_ART = "twemoji"  # what the demo's pictures are, as the judge calls it
+# Rows of the sheet of unrelated prompts, and how many pictures each has.
+SHOWN, COLUMNS = ("without a LoRA, 8 steps", "plain, 8 steps", "plain, 30 steps, CFG", "demo, 8 steps"), 14
 PLAIN_STEPS, TAUGHT_STEPS = 300, 500
-UNRELATED = 100
+CEILING = "ceiling: real pictures"  # of an art
 UNSEEN = ("training.sample_every=0", "training.health_every=0")  # looks cost time and change no weight
 # Trainings: what each changes of the demo's settings.
 PLAIN = (
@@ -49,24 +58,6 @@ def settings_of(changes: Sequence[str], steps: int) -> TrainSettings:
     return load_train_settings(paths.assets() / "demo" / "train.toml", [*always, *changes])
 
 
-def unrelated(questions: Questions, painter: Painter, adapter: Path | None, steps: int) -> dict[str, float]:
-    """``content`` and ``sharpness`` on 100 concepts that are not taught, in 3d and classic, guidance 0."""
-    rows = [i for i in range(200) if i not in split().taught][:UNRELATED]
-    concept, style = torch.tensor(rows), torch.tensor([(0, 2)[i % 2] for i in range(len(rows))])
-    prompts = [
-        canonical_caption(questions.pairs.concepts[c], KNOWN_STYLES[s])
-        for c, s in zip(rows, style.tolist(), strict=True)
-    ]
-    drawn = painter.paint(prompts, range(len(rows)), steps, 0.0, adapter)
-    found, seen = look(questions.judge, drawn)
-    first = ranks(found, concept, style, questions.real_CSE) == 0
-    return {
-        "content": first.float().mean().item(),
-        "style": (seen == style).float().mean().item(),
-        "sharpness": sharpness(drawn),
-    }
-
-
 def measure_way(
     questions: Questions, painter: Painter, work: Path, style: str, changes: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -75,7 +66,7 @@ def measure_way(
     dataset = write_dataset(questions, style, work / f"pictures_{style}")
     folder = work / re.sub(r"[^A-Za-z0-9.]+", "-", " ".join([style, *changes]))
     adapter = teach(dataset, settings_of(changes, TAUGHT_STEPS), folder)
-    return computed_score(questions, painter, adapter, style), unrelated(questions, painter, adapter, 8)
+    return computed_score(questions, painter, adapter, style), unrelated(questions, painter, adapter)
 
 
 def measure_teaching(
@@ -85,32 +76,51 @@ def measure_teaching(
 
     ``keep`` gets the figures after every part, so that an interrupted measurement has what it has.
     """
-    painter = Painter("pocket")
-    art = paths.assets() / "demo" / "pictures"
-    shown = [path.stem.replace("_", " ") for path in sorted(art.glob("*.png"))]
+    painter, art, ink = Painter("pocket"), stickers(), ink_drawings(work / "pictures_ink")
     adapters = {
-        name: teach(art, settings_of(changes, PLAIN_STEPS), work / f"{name}_{PLAIN_STEPS}")
-        for name, changes in (("plain", PLAIN), ("demo", ()))
+        "plain": teach(art.folder, settings_of(PLAIN, PLAIN_STEPS), work / f"plain_{PLAIN_STEPS}"),
+        "demo": teach(art.folder, settings_of((), PLAIN_STEPS), work / f"demo_{PLAIN_STEPS}"),
+        "ink drawings": teach(ink.folder, settings_of((), TAUGHT_STEPS), work / f"ink_{TAUGHT_STEPS}"),
     }
-    taught: dict[str, Any] = {"unrelated": {}, "new art": {}, "computed": {}}
+    taught: dict[str, Any] = {"unrelated": {}, "kept": {}, "stickers": {}, "ink drawings": {}, "computed": {}}
+    sheet: list[Image.Image] = []
     for name, adapter in {"without a LoRA": None, **adapters}.items():
-        for steps in (8, 30):
-            row = taught["unrelated"][f"{name}, {steps} steps"] = unrelated(questions, painter, adapter, steps)
-            note(f"unrelated, {name}, {steps} steps: {rounded(row)}")
-        taught["new art"][name] = judged_score(questions, painter, adapter, "flat", NEW_ART, shown)
-        note(f"new art, {name}: {rounded(taught['new art'][name])}")
+        for drawn, way in WAYS_TO_DRAW.items():
+            label, seen = f"{name}, {drawn}", draw_unrelated(questions, painter, adapter, way)
+            row = taught["unrelated"][label] = seen.score()
+            sheet += seen.pictures[:: UNRELATED // COLUMNS][:COLUMNS] if label in SHOWN else []
+            note(f"unrelated, {label}: {rounded(row)}")
+        keep(taught)
+    contact_sheet(sheet, COLUMNS).save(work / "unrelated.png")
+    for drawn in ("8 steps", "30 steps"):
+        row = taught["kept"][drawn] = what_stays(questions, painter, adapters["demo"], WAYS_TO_DRAW[drawn])
+        note(f"demo, what stays at {drawn}: {rounded(row)}")
+        keep(taught)
+    for title, asked, names in (("stickers", art, ("plain", "demo")), ("ink drawings", ink, ("ink drawings",))):
+        rows: dict[str, Path | None] = {"without a LoRA": None, **{name: adapters[name] for name in names}}
+        for name, adapter in rows.items():
+            row = taught[title][name] = judged_score(questions, painter, adapter, asked)
+            note(f"{title}, {name}: {rounded(row)}")
+        taught[title][CEILING] = judged_ceiling(questions, asked)
         keep(taught)
     for style in COMPUTED:
-        row = taught["computed"][f"{style}, without a LoRA"] = computed_score(questions, painter, None, style)
-        note(f"{style}, without a LoRA: {rounded(row)}")
-        for way, changes in WAYS.items():
-            name = f"{style}, {way}"
-            row, kept = measure_way(questions, painter, work, style, changes)
-            taught["computed"][name], taught["unrelated"][f"{name}, 8 steps"] = row, kept
-            note(f"{name}: {rounded(row)}")
-        shown_so = [COMPUTED[style](one) for one in questions.truth]  # how much the judge can read in such pictures
-        readable = recall_scores(shown_so, questions.pairs, questions.judge, questions.real_CSE)
-        taught["unrelated"][f"{style}: real pictures in it"] = readable
-        bounds = computed_bounds(questions, painter, style)
-        taught["computed"] |= {f"{style}, {name}": row for name, row in bounds.items()}
+        _measure_computed(questions, painter, work, style, taught, note)
         keep(taught)
+
+
+def _measure_computed(
+    questions: Questions, painter: Painter, work: Path, style: str, taught: dict[str, Any], note: Callable[[str], None]
+) -> None:
+    """A computed style without a LoRA, taught in each way, and between what bounds that lies; added to ``taught``."""
+    computed = taught["computed"]
+    computed[f"{style}, without a LoRA"] = computed_score(questions, painter, None, style)
+    for way, changes in WAYS.items():
+        name = f"{style}, {way}"
+        computed[name], kept = measure_way(questions, painter, work, style, changes)
+        taught["unrelated"][f"{name}, 8 steps"] = kept
+        note(f"{name}: {rounded(computed[name])}")
+    shown_so = [COMPUTED[style](one) for one in questions.truth]  # how much the judge can read in such pictures
+    readable = recall_scores(shown_so, questions.pairs, questions.judge, questions.real_CSE)
+    taught["unrelated"][f"{style}: real pictures in it"] = readable
+    bounds = computed_bounds(questions, painter, style)
+    computed |= {f"{style}, {name}": row for name, row in bounds.items()}

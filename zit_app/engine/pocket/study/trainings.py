@@ -31,7 +31,7 @@ from zit_app.engine.pocket.study.probes import probe
 from zit_app.engine.pocket.study.rows import COMMON, ROWS, Row
 from zit_app.engine.pocket.study.sizes import measure_sizes
 from zit_app.engine.pocket.styles import COMPUTED
-from zit_app.engine.pocket.twin import unrelated
+from zit_app.engine.pocket.unrelated import unrelated
 from zit_app.flow.schedule import noisy, velocity
 from zit_app.model.adapter_files import read_adapter
 from zit_app.model.adapter_stack import apply_adapters
@@ -173,7 +173,7 @@ def _held_out(exam: Exam, adapter: Path | None) -> float:
 
 def _kept(exam: Exam, adapter: Path | None) -> dict[str, float]:
     """Content and sharpness of 8-step pictures from prompts that have nothing to do with the training."""
-    kept = unrelated(exam.questions, exam.painter, adapter, 8)
+    kept = unrelated(exam.questions, exam.painter, adapter)
     return {"unrelated content": kept["content"], "unrelated sharpness": kept["sharpness"]}
 
 
