@@ -17,7 +17,7 @@ from zit_app.engine.pocket.questions import Questions, load_questions
 from zit_app.engine.pocket.teach import (
     computed_score,
     ink_drawings,
-    judged_ceiling,
+    judged_bounds,
     judged_score,
     split,
     stickers,
@@ -73,8 +73,9 @@ def test_the_judge_knows_both_arts_when_they_are_real(questions: Questions, tmp_
         assert {file.stem.replace("_", " ") for file in files} == set(art.shown)
         _, seen = look(questions.judge, [Image.open(file).convert("RGB") for file in files])
         assert (seen == STYLES.index(art.word)).float().mean() >= 0.9
-        real = judged_ceiling(questions, art)
+        real, *cheats = judged_bounds(questions, art).values()
         assert real["style"] >= 0.9 and real["content"] >= 0.6
+        assert len(cheats) == 2 and all(row["content"] <= 0.02 for row in cheats)
 
 
 def test_the_share_kept_is_paired_over_prompts() -> None:

@@ -153,7 +153,8 @@ The demo's training with three sets of seeds, `content` of these prompts `before
 
 Two drawn arts that the model never saw, 60 concepts that were not shown, 8 steps: `style` = share that the judge calls
 the new style, `content` = right concept first among 200; `ceiling` = what it says of the real pictures of these
-concepts. The demo's stickers (the judge's word for them is twemoji), by the demo's own 300 steps:
+concepts. Each counts only with the other: the judge calls a blank picture a sticker. The demo's stickers (the judge's
+word for them is twemoji), by the demo's own 300 steps:
 
 {table(taught["stickers"])}
 

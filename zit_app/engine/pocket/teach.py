@@ -179,16 +179,25 @@ def judged_score(
     return style_and_content(questions, drawn, asked, art.word)
 
 
-def judged_ceiling(questions: Questions, art: Art, count: int = ASKED) -> dict[str, float]:
-    """What the same judge says of the real pictures of these concepts in that art (those that exist)."""
-    style = STYLES.index(art.word)
-    asked = torch.tensor(rows_not_shown(questions, art.shown, count))
-    asked = asked[questions.seen_CS[asked, style] >= 0]
-    likeness = questions.real_CSE[asked, style] @ prototypes(questions.real_CSE, style).T
-    return {
-        "style": (questions.seen_CS[asked, style] == style).float().mean().item(),
-        "content": (likeness.argmax(1) == asked).float().mean().item(),
+def judged_bounds(questions: Questions, art: Art, count: int = ASKED) -> dict[str, dict[str, float]]:
+    """Between what ``judged_score`` may lie: the same judge's answers to the real pictures of these concepts in that
+    art (those that exist), and to pictures that answer nothing."""
+    style, rows = STYLES.index(art.word), torch.tensor(rows_not_shown(questions, art.shown, count))
+    real = rows[questions.seen_CS[rows, style] >= 0]
+    likeness = questions.real_CSE[real, style] @ prototypes(questions.real_CSE, style).T
+    ceiling = {
+        "style": (questions.seen_CS[real, style] == style).float().mean().item(),
+        "content": (likeness.argmax(1) == real).float().mean().item(),
     }
+    files = sorted(art.folder.glob("*.png"))
+    shown = as_array([Image.open(file).convert("RGB").resize((SIZE, SIZE)) for file in files], SIZE)
+    mean = Image.fromarray((shown.mean(0) * 255).astype(np.uint8))
+    nothing = {"the mean of the taught pictures": mean, "blank": Image.new("RGB", (SIZE, SIZE), "white")}
+    cheats = {
+        f"cheat: {name}": style_and_content(questions, [one] * len(rows), rows.tolist(), art.word)
+        for name, one in nothing.items()
+    }
+    return {"ceiling: real pictures": ceiling, **cheats}
 
 
 def rows_not_shown(questions: Questions, shown: Sequence[str], count: int = ASKED) -> list[int]:

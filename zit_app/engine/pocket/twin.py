@@ -24,7 +24,7 @@ from zit_app.engine.pocket.teach import (
     computed_bounds,
     computed_score,
     ink_drawings,
-    judged_ceiling,
+    judged_bounds,
     judged_score,
     stickers,
     teach,
@@ -35,7 +35,6 @@ from zit_app.engine.pocket.unrelated import UNRELATED, WAYS_TO_DRAW, draw_unrela
 # Rows of the sheet of unrelated prompts, and how many pictures each has.
 SHOWN, COLUMNS = ("without a LoRA, 8 steps", "plain, 8 steps", "plain, 30 steps, CFG", "demo, 8 steps"), 14
 PLAIN_STEPS, TAUGHT_STEPS = 300, 500
-CEILING = "ceiling: real pictures"  # of an art
 UNSEEN = ("training.sample_every=0", "training.health_every=0")  # looks cost time and change no weight
 # Trainings: what each changes of the demo's settings.
 PLAIN = (
@@ -101,7 +100,7 @@ def measure_teaching(
         for name, adapter in rows.items():
             row = taught[title][name] = judged_score(questions, painter, adapter, asked)
             note(f"{title}, {name}: {rounded(row)}")
-        taught[title][CEILING] = judged_ceiling(questions, asked)
+        taught[title] |= judged_bounds(questions, asked)
         keep(taught)
     for style in COMPUTED:
         _measure_computed(questions, painter, work, style, taught, note)
