@@ -78,6 +78,7 @@ def test_no_words_open_the_page_of_the_app_that_runs_already(
         (["train", "--preset", "style", "--dataset", "nowhere", "--model", "pocket"], 1, "no folder nowhere"),
         (["train", "--resume", "nothing"], 1, "no train run 'nothing'"),
         (["cache", "nowhere", "--model", "pocket"], 1, "no folder nowhere"),
+        (["cache", ".", "--model", "pocket", "--enable-bucket", "perhaps"], 2, "true or false"),
         (["pocket", "teach", "--work", "nowhere", "--style", "line"], 1, "Did you mean 'lines'?"),
         (["pocket", "teach", "--work", "nowhere", "--set", "lora.layers=5"], 2, "name it with --style"),
     ],
@@ -121,6 +122,11 @@ def test_from_pictures_to_a_picture_with_an_adapter(
     assert main(["cache", str(dataset), *model, "--resolution", "64", *further, "--json"]) == 0
     cached = last_json(capsys)
     assert (cached["pictures"], cached["built_latents"], cached["built_texts"]) == (3, 3, 0)
+    other = ["--enable-bucket", "false", "--max-sequence-length", "16"]
+    assert main(["cache", str(dataset), *model, "--resolution", "64", *other, "--json"]) == 0
+    cached = last_json(capsys)
+    assert (cached["built_latents"], cached["built_texts"]) == (0, 4)  # squares they were, captions are cut now
+    assert "enable_bucket = false" in (Path(cached["run"]) / "settings.toml").read_text()
 
     out, changes = tmp_path / "run", ["training.max_steps=2", "dataset.resolution=64", "training.learning_rate=0.5"]
     sets = [word for change in changes for word in ("--set", change)]

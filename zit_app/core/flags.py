@@ -31,11 +31,13 @@ def fields(settings: type) -> dict[str, FieldInfo]:
 
 
 def setting_flag(parser: argparse.ArgumentParser, info: FieldInfo, flag: str = "") -> None:
-    """Add a flag whose type, range, default and help are those of the setting; lists are written with commas."""
+    """Add a flag whose type, range, default and help are those of the setting; lists are written with commas, yes and
+    no as in a settings file: true, false."""
     flag = flag or f"--{info.name.replace('_', '-')}"
-    details = ", ".join(filter(None, [info.unit, info.range, f"default {info.default}" if info.default else ""]))
+    default = str(info.default).lower() if info.type is bool else info.default
+    details = ", ".join(filter(None, [info.unit, info.range, f"default {default}" if default else ""]))
     text = f"{info.help} ({details})" if details else info.help
-    kind = info.type if info.type in (int, float, str) else _numbers
+    kind = _truth if info.type is bool else info.type if info.type in (int, float, str) else _numbers
     parser.add_argument(
         flag,
         dest=info.name,
@@ -58,6 +60,11 @@ def usage(read: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{word!r} is no number") from error
 
     return convert
+
+
+def _truth(word: str) -> bool | str:
+    """Another word stays what it is, for `checked` to refuse."""
+    return {"true": True, "false": False}.get(word.lower(), word)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
