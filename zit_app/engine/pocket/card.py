@@ -216,8 +216,8 @@ def card_text(assets: Path) -> str:
     return f"""{HEAD}
 ## Bars
 
-`ceiling` = what real pictures get from the same judge, or the best that any LoRA could reach. A bar beyond it cannot be
-met, whatever is drawn: in fewer than 90 % of the real pictures of the 200 questions, too, the judge sees their style.
+`ceiling` = what real pictures get from the same judge, or the best that any LoRA could reach. A bar beyond it asks for
+more than real pictures have: in fewer than 90 % of those of the 200 questions, too, the judge sees their style.
 
 {bars(scores, taught)}
 
