@@ -25,7 +25,7 @@ from zit_app.engine.pocket.teach import (
     write_dataset,
 )
 from zit_app.engine.pocket.twin import WAYS, settings_of
-from zit_app.engine.pocket.unrelated import share_kept
+from zit_app.engine.pocket.unrelated import rows_unrelated, share_kept
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,14 @@ def test_the_judge_knows_both_arts_when_they_are_real(questions: Questions, tmp_
         real, *cheats = judged_bounds(questions, art).values()
         assert real["style"] >= 0.9 and real["content"] >= 0.6
         assert len(cheats) == 2 and all(row["content"] <= 0.02 for row in cheats)
+
+
+def test_few_of_the_unrelated_concepts_are_shown_in_another_art(questions: Questions, tmp_path: Path) -> None:
+    """As the card and docs/protection.md say; what computed styles are taught with is not among them at all."""
+    names = {questions.pairs.concepts[row].en for row in rows_unrelated()}
+    assert len(names) == 100 and not set(rows_unrelated()) & set(split().taught)
+    assert names & set(stickers().shown) == {"frog", "ghost", "grinning face", "penguin"}
+    assert len(names & set(ink_drawings(tmp_path / "ink").shown)) == 12
 
 
 def test_the_share_kept_is_paired_over_prompts() -> None:

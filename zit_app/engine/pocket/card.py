@@ -137,10 +137,11 @@ one of 0.50 for the hues and the outlines.
 
 `zit pocket teach`: 24 pictures, batch 8, rank 16; `plain` = on the distilled weights, uniform times, squared error, no
 protection, rate 6e-4; `demo` = as the demo ships (in one block of pocket-base's weights, used on pocket; Charbonnier's
-loss, rate 1.5e-3); the last rows = after the styles below. 100 concepts that are not among the taught, in the styles 3d
-and classic that have nothing to do with the training pictures; `CFG` = with guidance 3, as pocket-base is drawn, else
-without. Plain training undoes the distillation, as it does Turbo's: what is lost at 8 steps does not come back with
-more steps alone, but most of it with guidance and more steps; the untrained few-step model gets worse by guidance.
+loss, rate 1.5e-3); the last rows = after the styles below. 100 concepts in the styles 3d and classic, which no training
+picture has; four of the concepts are shown as stickers, twelve as ink drawings, none in the computed styles. `CFG` =
+with guidance 3, as pocket-base is drawn, else without. Plain training undoes the distillation, as it does Turbo's: what
+is lost at 8 steps does not come back with more steps alone, but most of it with guidance and more steps; the untrained
+few-step model gets worse by guidance.
 `real pictures in it` = what the judge reads in real pictures to which such a style was applied: after dusk unrelated
 prompts are drawn in evening light, too, and there the judge reads next to nothing:
 

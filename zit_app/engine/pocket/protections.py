@@ -18,7 +18,7 @@ from zit_app.engine.pocket.concepts import KNOWN_STYLES
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.questions import Questions, load_questions
 from zit_app.engine.pocket.teach import adapter_of, judged_score, split, stickers
-from zit_app.engine.pocket.unrelated import UNRELATED, WAYS_TO_DRAW, unrelated
+from zit_app.engine.pocket.unrelated import WAYS_TO_DRAW, rows_unrelated, unrelated
 
 DRAWN = ("8 steps", "30 steps")
 USUAL = ("training.learning_rate=6e-4", "acrf.base=mse", "lora.layers=")  # unless a variant says otherwise
@@ -147,7 +147,7 @@ def unrelated_prompts(work: Path) -> Path:
     file = work / "unrelated.txt"
     if not file.exists():
         concepts = load_questions(paths.assets() / "judge").pairs.concepts
-        left = [i for i in range(len(concepts)) if i not in split().taught][UNRELATED:]
+        left = [i for i in range(len(concepts)) if i not in split().taught and i not in rows_unrelated()]
         lines = [canonical_caption(concepts[i], style) for i in left for style in ("3d", "classic")]
         Random(0).shuffle(lines)
         write_atomic(file, "\n".join(lines) + "\n")

@@ -30,7 +30,7 @@ from zit_app.engine.pocket.teach import (
     teach,
     write_dataset,
 )
-from zit_app.engine.pocket.unrelated import UNRELATED, WAYS_TO_DRAW, draw_unrelated, unrelated, what_stays
+from zit_app.engine.pocket.unrelated import WAYS_TO_DRAW, draw_unrelated, unrelated, what_stays
 
 # Rows of the sheet of unrelated prompts, and how many pictures each has.
 SHOWN, COLUMNS = ("without a LoRA, 8 steps", "plain, 8 steps", "plain, 30 steps, CFG", "demo, 8 steps"), 14
@@ -87,7 +87,9 @@ def measure_teaching(
         for drawn, way in WAYS_TO_DRAW.items():
             label, seen = f"{name}, {drawn}", draw_unrelated(questions, painter, adapter, way)
             row = taught["unrelated"][label] = seen.score()
-            sheet += seen.pictures[:: UNRELATED // COLUMNS][:COLUMNS] if label in SHOWN else []
+            if label in SHOWN:  # what is no sticker in any art
+                new = [one for one, of in zip(seen.pictures, seen.concepts, strict=True) if of not in art.shown]
+                sheet += new[:: len(new) // COLUMNS][:COLUMNS]
             note(f"unrelated, {label}: {rounded(row)}")
         keep(taught)
     contact_sheet(sheet, COLUMNS).save(work / "unrelated.png")

@@ -3,6 +3,9 @@
 Drawn as the few-step model is, with more steps, with guidance, and with both, as the model from which it was distilled.
 A LoRA that undoes the distillation shows in the difference: what it seems to have lost comes back with guidance.
 
+None of the concepts is among those that computed styles are taught with. Four are among the demo's stickers and twelve
+among the ink drawings, each in that other art.
+
 S sets of seeds, P prompts.
 """
 
@@ -43,6 +46,7 @@ WAYS_TO_DRAW = {"8 steps": AS_TURBO, "8 steps, CFG": Way(8, 3.0), "30 steps": Wa
 class Seen:
     """What the judge sees in pictures of the P unrelated prompts."""
 
+    concepts: list[str]  # P, in English
     right_P: Tensor  # bool: the right concept comes first among 200
     styled_P: Tensor  # bool: the asked style is seen
     pictures: list[Image.Image]
@@ -55,9 +59,14 @@ class Seen:
         }
 
 
+def rows_unrelated() -> list[int]:
+    """The 100 of the 200 concepts: the first that no computed style is taught with."""
+    return [i for i in range(200) if i not in split().taught][:UNRELATED]
+
+
 def draw_unrelated(questions: Questions, painter: Painter, adapter: Path | None, way: Way, first_seed: int = 0) -> Seen:
-    """100 concepts that no training here shows, 3d and classic in turn; each has a seed of its own."""
-    rows = [i for i in range(200) if i not in split().taught][:UNRELATED]
+    """The 100 concepts, 3d and classic in turn; each has a seed of its own."""
+    rows = rows_unrelated()
     concept, style = torch.tensor(rows), torch.tensor([(0, 2)[i % 2] for i in range(len(rows))])
     prompts = [
         canonical_caption(questions.pairs.concepts[c], KNOWN_STYLES[s])
@@ -66,7 +75,8 @@ def draw_unrelated(questions: Questions, painter: Painter, adapter: Path | None,
     seeds = range(first_seed, first_seed + len(rows))
     drawn = painter.paint(prompts, seeds, way.steps, way.guidance, adapter)
     found, seen = look(questions.judge, drawn)
-    return Seen(ranks(found, concept, style, questions.real_CSE) == 0, seen == style, drawn)
+    right = ranks(found, concept, style, questions.real_CSE) == 0
+    return Seen([questions.pairs.concepts[row].en for row in rows], right, seen == style, drawn)
 
 
 def unrelated(questions: Questions, painter: Painter, adapter: Path | None, way: Way = AS_TURBO) -> dict[str, float]:
