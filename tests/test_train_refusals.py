@@ -49,6 +49,11 @@ def test_contradictions_are_seen_before_anything_is_cached(tmp_path: Path, tiny_
         "'1-0' names none": replace(plain, lora=LoraSettings(layers="1-0")),
         "holds neither the pictures": small_settings(protection="tether", tether_pictures=False, tether_unrelated=0.0),
         "has no masks": replace(plain, dataset=replace(plain.dataset, mask_loss=True)),
+        "have no masks": replace(plain, dataset=replace(plain.dataset, mask_loss=True, own_pictures=2)),
+        "alone, dataset.own_pictures": replace(plain, dataset=replace(plain.dataset, drawn=2, own_pictures=2)),
+        "nothing.txt cannot be read": replace(
+            plain, dataset=replace(plain.dataset, own_pictures=2, own_prompts=str(tmp_path / "nothing.txt"))
+        ),
         "needs three nodes": small_settings(AcrfSettings(curvature=1.0, turbo_steps=2)),
         "add up to more than 1": small_settings(picture_focus=0.6, concept_focus=0.6),
         "needs a graphics card": small_settings(optimizer="adamw8bit"),

@@ -134,6 +134,9 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "mask_loss": (False, MASKED),
     "mask_outside": (0.9, MASKED),
     "drawn": (2, {}),
+    "own_pictures": (2, {}),
+    "own_colors": (2, {"own_pictures": 2}),
+    "own_prompts": ("PROMPTS", {"own_pictures": 2}),
 }
 ELSEWHERE = {
     "cards": "test_train_parallel",

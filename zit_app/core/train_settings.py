@@ -334,6 +334,21 @@ class DatasetSettings:
         minimum=0,
         maximum=100000,
     )
+    own_pictures: int = setting(
+        0,
+        "Learn so many pictures, too, that the model draws itself, put into the data set's colours: a flat art then "
+        "reaches things that the set does not show; each costs a drawing; 0 = the data set alone",
+        unit="pictures",
+        minimum=0,
+        maximum=10000,
+    )
+    own_colors: int = setting(
+        12,
+        "Of own pictures: how many of the data set's most frequent colours they may have; 0 = left as they are drawn",
+        minimum=0,
+        maximum=256,
+    )
+    own_prompts: str = setting("", "Of own pictures: text file of prompts, one a line; empty = ours")
 
     def sides(self, pixels: int) -> tuple[int, ...]:
         """All resolutions once, the main one first; ``pixels`` is what a resolution of 0 stands for."""

@@ -17,6 +17,14 @@ def shipped_prompts(pixels: int) -> Path:
     return paths.assets() / "prompts" / ("pocket.txt" if pixels <= SMALL else "general.txt")
 
 
+def own_prompts(pixels: int) -> Path:
+    """The list that ships for the model's own pictures beside a data set, for models that draw so many pixels a side.
+
+    The pocket model's are of the flat style alone, to whose word the demo's stickers are taught.
+    """
+    return paths.assets() / "prompts" / ("own_pocket.txt" if pixels <= SMALL else "general.txt")
+
+
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a text file, one a line. Raises ZitError when it cannot be read or holds none."""
     try:

@@ -19,11 +19,11 @@ GAP, LABEL = 4, 16  # pixels
 
 
 def run_demo(as_json: bool = False) -> dict[str, Path]:
-    """Train and draw; returns the run folder's ``adapter`` and ``picture``. About two minutes on two CPU cores."""
+    """Train and draw; returns the run folder's ``adapter`` and ``picture``. Three to four minutes on two CPU cores."""
     source = paths.assets() / "demo"
     dataset = paths.home() / "datasets" / "demo"
     shutil.copytree(source / "pictures", dataset, dirs_exist_ok=True)
-    settings = load_train_settings(source / "train.toml")
+    settings = load_train_settings(source / "demo.toml")
     run = Run.create("train", "demo", job_toml(settings, TrainJob("pocket", str(dataset), "demo")))
     adapter = train(settings, dataset, "pocket", run, Progress(run, as_json))
     if adapter is None:

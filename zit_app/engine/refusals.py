@@ -1,4 +1,4 @@
-"""Settings that contradict each other, the data set or the model: refused before anything is cached or loaded."""
+"""Settings that contradict each other, the data set or the model: refused before anything is drawn or loaded."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ from zit_app.core.errors import ZitError
 from zit_app.core.files import read_json
 from zit_app.core.flavours import check_size, read_limits
 from zit_app.core.preview_lines import read_preview
-from zit_app.core.train_settings import TrainSettings
+from zit_app.core.train_settings import DatasetSettings, TrainSettings
 from zit_app.data.options import read_options
+from zit_app.data.prompts import read_prompts
 from zit_app.engine.aids import training_adapter, undistilled
 from zit_app.engine.beginning import starting_adapter
 from zit_app.engine.cache import Cache
@@ -41,6 +42,7 @@ def refuse_contradictions(settings: TrainSettings, dataset: Path, model: Path, d
             "Switch training.tether_pictures on, or set training.tether_unrelated to more than 0.",
         )
     check_optimizer(training, device)
+    refuse_own_pictures(settings.dataset)
     if settings.dataset.mask_loss and dataset.is_dir():
         named_masks(dataset)
     with torch.device("meta"):
@@ -55,6 +57,24 @@ def refuse_contradictions(settings: TrainSettings, dataset: Path, model: Path, d
     limits = read_limits(model)
     for line in map(read_preview, training.sample_prompts):
         check_size((line.width, line.height), limits)
+
+
+def refuse_own_pictures(data: DatasetSettings) -> None:
+    """Raises ZitError for own pictures beside what they cannot be beside, and for prompts that cannot be read."""
+    if not data.own_pictures:
+        return
+    if data.drawn:
+        raise ZitError(
+            "dataset.drawn learns the model's own pictures alone, dataset.own_pictures learns them beside a data set.",
+            "Set one of them to 0.",
+        )
+    if data.mask_loss:
+        raise ZitError(
+            "dataset.own_pictures have no masks, and dataset.mask_loss needs one of every picture.",
+            "Set own_pictures to 0, or switch mask_loss off.",
+        )
+    if data.own_prompts:
+        read_prompts(Path(data.own_prompts).expanduser())
 
 
 def refuse_data(settings: TrainSettings, cache: Cache) -> None:

@@ -36,6 +36,7 @@ from zit_app.engine.previews import draw_previews
 from zit_app.engine.refusals import refuse_contradictions
 from zit_app.engine.shipped import write_adapter
 from zit_app.engine.step import batch_terms, by_node
+from zit_app.engine.widened import widened
 from zit_app.engine.work import Work
 from zit_app.model.loading import find_model
 
@@ -57,13 +58,15 @@ def train(settings: TrainSettings, dataset: Path, model: str | Path, run: Run, p
             settings = with_own_start(settings, run)
         job = load_job(run.folder / "settings.toml")[1]
         with accelerator.main_process_first():
+            refuse_contradictions(settings, dataset, find_model(model), accelerator.device)
             if data.drawn:
                 prompts = Path(job.prompts)
                 dataset = draw_own_pictures(data.drawn, prompts, data.resolution, model, run, progress) or Path()
+            elif data.own_pictures:
+                dataset = widened(dataset, data, model, run, progress) or Path()
             if progress.stop_requested():
                 run.write_status("stopped", message="Stopped while preparing; what was made stays.")
                 return None
-            refuse_contradictions(settings, dataset, find_model(model), accelerator.device)
             cache = build_cache(
                 dataset,
                 model,

@@ -36,7 +36,7 @@ from zit_app.engine.pocket.unrelated import WAYS_TO_DRAW, draw_unrelated, unrela
 SHOWN, COLUMNS = ("without a LoRA, 8 steps", "plain, 8 steps", "plain, 30 steps, CFG", "demo, 8 steps"), 14
 PLAIN_STEPS, TAUGHT_STEPS = 300, 500
 UNSEEN = ("training.sample_every=0", "training.health_every=0")  # looks cost time and change no weight
-# Trainings: what each changes of the demo's settings.
+# Trainings: what each changes of the quick settings.
 PLAIN = (
     "acrf.base=mse",
     "acrf.sampler=uniform",
@@ -52,15 +52,20 @@ WAYS = {
 
 
 def settings_of(changes: Sequence[str], steps: int) -> TrainSettings:
-    """The demo's settings with changes."""
+    """The quick settings with changes: the data set alone."""
     always = (f"training.max_steps={steps}", *UNSEEN)
     return load_train_settings(paths.assets() / "demo" / "train.toml", [*always, *changes])
+
+
+def demo_settings() -> TrainSettings:
+    """The demo as it ships: with the model's own pictures beside the stickers."""
+    return load_train_settings(paths.assets() / "demo" / "demo.toml", UNSEEN)
 
 
 def measure_way(
     questions: Questions, painter: Painter, work: Path, style: str, changes: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """A computed style taught by the demo's settings with ``changes``, in a run folder below ``work`` (a finished
+    """A computed style taught by the quick settings with ``changes``, in a run folder below ``work`` (a finished
     one is kept): how near it comes to the truth, and what is left of unrelated prompts."""
     dataset = write_dataset(questions, style, work / f"pictures_{style}")
     folder = work / re.sub(r"[^A-Za-z0-9.]+", "-", " ".join([style, *changes]))
@@ -78,7 +83,8 @@ def measure_teaching(
     painter, art, ink = Painter("pocket"), stickers(), ink_drawings(work / "pictures_ink")
     adapters = {
         "plain": teach(art.folder, settings_of(PLAIN, PLAIN_STEPS), work / f"plain_{PLAIN_STEPS}"),
-        "demo": teach(art.folder, settings_of((), PLAIN_STEPS), work / f"demo_{PLAIN_STEPS}"),
+        "stickers alone": teach(art.folder, settings_of((), PLAIN_STEPS), work / f"demo_{PLAIN_STEPS}"),
+        "demo": teach(art.folder, demo_settings(), work / "demo_own"),
         "ink drawings": teach(ink.folder, settings_of((), TAUGHT_STEPS), work / f"ink_{TAUGHT_STEPS}"),
     }
     taught: dict[str, Any] = {"unrelated": {}, "kept": {}, "stickers": {}, "ink drawings": {}, "computed": {}}
@@ -97,12 +103,15 @@ def measure_teaching(
         row = taught["kept"][drawn] = what_stays(questions, painter, adapters["demo"], WAYS_TO_DRAW[drawn])
         note(f"demo, what stays at {drawn}: {rounded(row)}")
         keep(taught)
-    for title, asked, names in (("stickers", art, ("plain", "demo")), ("ink drawings", ink, ("ink drawings",))):
+    for title, asked, names in (
+        ("stickers", art, ("plain", "stickers alone", "demo")),
+        ("ink drawings", ink, ("ink drawings",)),
+    ):
         rows: dict[str, Path | None] = {"without a LoRA": None, **{name: adapters[name] for name in names}}
         for name, adapter in rows.items():
             row = taught[title][name] = judged_score(questions, painter, adapter, asked)
             note(f"{title}, {name}: {rounded(row)}")
-        taught[title] |= judged_bounds(questions, asked)
+        taught[title] |= judged_bounds(questions, painter, asked)
         keep(taught)
     for style in COMPUTED:
         _measure_computed(questions, painter, work, style, taught, note)

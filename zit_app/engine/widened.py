@@ -1,0 +1,69 @@
+"""A data set with pictures beside it that the model draws itself, put into the set's colours.
+
+Twenty-four pictures show an art on twenty-four things, and a LoRA learns much of it as theirs. The model's own pictures
+of other things, in the set's colours, show what stays the same: the thing, and what becomes of its colours.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from zit_app.core.errors import ZitError
+from zit_app.core.files import replacing, write_atomic
+from zit_app.core.progress import Progress
+from zit_app.core.run import Run
+from zit_app.core.train_settings import DatasetSettings
+from zit_app.data import index
+from zit_app.data.palette import frequent_colours, in_colours
+from zit_app.data.pictures import scan_dataset
+from zit_app.data.prompts import own_prompts
+from zit_app.engine.own_pictures import draw_own_pictures
+from zit_app.model.loading import find_model, read_flavour
+
+FOLDER, OWN = "dataset", "own_pictures"
+
+
+def widened(dataset: Path, data: DatasetSettings, model: str | Path, run: Run, progress: Progress) -> Path | None:
+    """`dataset/NAME/` of the run: the data set as it is now, and in its `own_pictures/` ``data.own_pictures`` more.
+
+    The data set itself is not touched. What was drawn before an interruption stays. None when the run was asked to
+    stop. Raises ZitError for a data set without readable pictures and a file without prompts.
+    """
+    folder = run.folder / FOLDER / dataset.resolve().name
+    scan = scan_dataset(dataset, index.load_known(dataset))
+    if any(Path(item.name).parts[0] == OWN for item in scan.items):
+        raise ZitError(f"{dataset} has a folder {OWN} already.", "Rename it, or set dataset.own_pictures to 0.")
+    _copy(dataset, folder)
+    named = data.own_prompts
+    prompts = Path(named).expanduser() if named else own_prompts(read_flavour(find_model(model)).pixels)
+    drawn = draw_own_pictures(data.own_pictures, prompts, data.resolution, model, run, progress)
+    if drawn is None:
+        return None
+    colours = frequent_colours(scan.items, data.own_colors, scan.options.background) if data.own_colors else None
+    for file in sorted(drawn.glob("*.png"))[: data.own_pictures]:
+        path = folder / OWN / file.name
+        if path.exists():
+            continue
+        write_atomic(path.with_suffix(".txt"), file.with_suffix(".txt").read_text(encoding="utf-8"))
+        with Image.open(file) as picture, replacing(path) as temporary:
+            (picture if colours is None else in_colours(picture, colours)).save(temporary, "PNG")
+    return folder
+
+
+def _copy(dataset: Path, folder: Path) -> None:
+    """The files of a data set but for its cache, linked where the disk is the same; once, as it was at the start."""
+    if folder.exists():
+        return
+    beside = folder.with_name(f"{folder.name[:200]}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(dataset, beside, ignore=shutil.ignore_patterns(index.CACHE_FOLDER), copy_function=_linked)
+    beside.rename(folder)
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:  # another disk, or a file system without links
+        shutil.copy2(source, target)
