@@ -16,7 +16,7 @@ from zit_app.ui.actions import LISTEN
 from zit_app.ui.choices import chooser, lora_choices
 from zit_app.ui.page import Page, asks
 
-QUICK = "quick"  # the recipe of the demo: high rates and few steps, for the pocket model
+QUICK = "quick"  # high rates and few steps, for the pocket model: the demo without its own pictures
 PRESETS = ("portrait", "style", "detail", "balanced", QUICK)
 MAIN = ("trigger_word", "sample_prompts")  # have their place below the name, not among the advanced settings
 START = "start_from"  # one of the LoRAs that are here

@@ -42,7 +42,15 @@ HELD_BLOCK = (
     "training.unrelated_count=152",
 )
 CHARBONNIER_BLOCK = ("training.protection=base", *BASE, "lora.layers=3", "acrf.base=charbonnier")
-DEMO = (*CHARBONNIER_BLOCK, "training.learning_rate=1.5e-3")
+QUICK = (*CHARBONNIER_BLOCK, "training.learning_rate=1.5e-3")
+OWN = (  # the demo's; 500 steps
+    "training.protection=base",
+    "training.health_every=0",
+    "acrf.base=charbonnier",
+    "lora.layers=2-5",
+    "training.learning_rate=4e-3",
+    "dataset.own_pictures=318",
+)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("acrf.sampler=uniform", *UNPROTECTED),
     "nodes": ("acrf.sampler=anchor", *UNPROTECTED),
@@ -77,10 +85,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "all blocks, nodes too, Charbonnier": ("training.protection=base", *BASE, "acrf.base=charbonnier"),
     "block 3 alone, nodes too": ("training.protection=base", *BASE, "lora.layers=3"),
     "block 3 alone, nodes too, Charbonnier": CHARBONNIER_BLOCK,
-    "block 3 alone, nodes too, Charbonnier, slower": DEMO,
-    "block 3 alone, nodes too, Charbonnier, slower, batches of 32": (*DEMO, "dataset.batch_size=32"),
+    "block 3 alone, nodes too, Charbonnier, slower": QUICK,
+    "block 3 alone, nodes too, Charbonnier, slower, batches of 32": (*QUICK, "dataset.batch_size=32"),
     "block 3 alone, nodes too, Charbonnier, slower, held a little": (
-        *DEMO,
+        *QUICK,
         "training.protection=base+tether",
         "training.tether=0.5",
         "training.tether_unrelated=0.5",
@@ -89,6 +97,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "block 3 alone, held": (*HELD_BLOCK, "training.tether_pictures=false"),
     "block 3 alone, held, its pictures too": HELD_BLOCK,
+    "own pictures": OWN,
+    "own pictures, as they are drawn": (*OWN, "dataset.own_colors=0"),
+    "as with own pictures, without them": (*OWN, "dataset.own_pictures=0"),
     "null space": ("acrf.sampler=uniform", *NULL_SPACE),
     "null space, few prompts": ("acrf.sampler=uniform", *NULL_SPACE, "training.unrelated_count=16"),
     "replay": (*UNPROTECTED, "training.replay=0.25"),
