@@ -30,6 +30,7 @@ class Bar:
 COMPUTED_BARS = (("hues", "at the nodes", 0.50, 0.50), ("dusk", "on the base's weights", 0.35, 0.65))
 DRAWN_BARS = (  # art, training, what, seen, content kept
     ("stickers", "demo", "the demo's art taught", 0.60, 0.80),
+    ("stickers", "demo, batches of 32", "the same in batches of 32", 0.60, 0.80),
     ("ink drawings", "ink drawings", "ink drawings taught", 0.80, 0.90),
 )
 
@@ -123,25 +124,27 @@ def teaching(taught: dict[str, Any]) -> str:
     if taught["computed"]:
         computed = f"""
 Computed styles with a known truth: other hues, blue evening light, tiles, blue outlines. They are taught in 500 steps
-in the last two of six blocks: `on the base's weights` = else as the demo; `at the nodes` = on pocket's own weights, at
-its eight noise levels alone, unprotected, batches of 32. 60 concepts that were not shown, 8 steps: `relative` = median
-error against the truth divided by that of the nearest known style's real picture; `found` = right truth first among 60;
-`sharpness` = over the truths', as a blur takes some error away, too. The rows `ceiling` and `cheat` say what lies
-between: no LoRA restyles better than the style itself applied to the pictures that the model draws without one, and its
-own flat pictures are off by more than the VAE costs. An error of 0.35 lies between the two for the evening light alone,
-one of 0.50 for the hues and the outlines.
+in the last two of six blocks: `on the base's weights` = else as `stickers alone`; `at the nodes` = on pocket's own
+weights, at its eight noise levels alone, unprotected, batches of 32. 60 concepts that were not shown, 8 steps:
+`relative` = median error against the truth divided by that of the nearest known style's real picture; `found` = right
+truth first among 60; `sharpness` = over the truths', as a blur takes some error away, too. The rows `ceiling` and
+`cheat` say what lies between: no LoRA restyles better than the style itself applied to the pictures that the model
+draws without one, and its own flat pictures are off by more than the VAE costs. An error of 0.35 lies between the two
+for the evening light alone, one of 0.50 for the hues and the outlines.
 
 {table(taught["computed"])}
 """
     return f"""## What a LoRA teaches, and what naive training breaks
 
-`zit pocket teach`: 24 pictures, batch 8, rank 16; `plain` = on the distilled weights, uniform times, squared error, no
-protection, rate 6e-4; `demo` = as the demo ships (in one block of pocket-base's weights, used on pocket; Charbonnier's
-loss, rate 1.5e-3); the last rows = after the styles below. 100 concepts in the styles 3d and classic, which no training
-picture has; four of the concepts are shown as stickers, twelve as ink drawings, none in the computed styles. `CFG` =
-with guidance 3, as pocket-base is drawn, else without. Plain training undoes the distillation, as it does Turbo's: what
-is lost at 8 steps does not come back with more steps alone, but most of it with guidance and more steps; the untrained
-few-step model gets worse by guidance.
+`zit pocket teach`: 24 pictures, batch 8, rank 16, 300 steps; `plain` = on the distilled weights, uniform times,
+squared error, no protection, rate 6e-4; `stickers alone` = the app's quick settings (in one block of pocket-base's
+weights, used on pocket; Charbonnier's loss, rate 1.5e-3); `demo` = as the demo ships (so in blocks 2 to 5, rate 4e-3,
+500 steps, beside the stickers 318 pictures that pocket draws itself of other things, put into the stickers' twelve
+most frequent colours); the last rows = after the styles below. 100 concepts in the styles 3d and classic, which no
+training picture has; four of the concepts are shown as stickers, twelve as ink drawings, none in the computed styles.
+`CFG` = with guidance 3, as pocket-base is drawn, else without. Plain training undoes the distillation, as it does
+Turbo's: what is lost at 8 steps does not come back with more steps alone, but most of it with guidance and more steps;
+the untrained few-step model gets worse by guidance.
 `real pictures in it` = what the judge reads in real pictures to which such a style was applied: after dusk unrelated
 prompts are drawn in evening light, too, and there the judge reads next to nothing:
 
@@ -154,12 +157,13 @@ The demo's training with three sets of seeds, `content` of these prompts `before
 
 Two drawn arts that the model never saw, 60 concepts that were not shown, 8 steps: `style` = share that the judge calls
 the new style, `content` = right concept first among 200; `ceiling` = what it says of the real pictures of these
-concepts. Each counts only with the other: the judge calls a blank picture a sticker. The demo's stickers (the judge's
-word for them is twemoji), by the demo's own 300 steps:
+concepts; `no training` = of the untrained model's flat pictures of them, put into the art's colours as the demo's own
+pictures are: to the judge a sticker is flat areas of a few colours more than anything else. Each column counts only
+with the other: the judge calls a blank picture a sticker. The demo's stickers (the judge's word for them is twemoji):
 
 {table(taught["stickers"])}
 
-Ink drawings, black on white (Fluent High Contrast), by the demo's settings in 500 steps:
+Ink drawings, black on white (Fluent High Contrast), by the quick settings in 500 steps:
 
 {table(taught["ink drawings"])}
 {computed}"""

@@ -98,6 +98,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "block 3 alone, held": (*HELD_BLOCK, "training.tether_pictures=false"),
     "block 3 alone, held, its pictures too": HELD_BLOCK,
     "own pictures": OWN,
+    "own pictures, batches of 32": (*OWN, "dataset.batch_size=32"),
     "own pictures, as they are drawn": (*OWN, "dataset.own_colors=0"),
     "as with own pictures, without them": (*OWN, "dataset.own_pictures=0"),
     "null space": ("acrf.sampler=uniform", *NULL_SPACE),

@@ -204,7 +204,7 @@ def judged_bounds(questions: Questions, painter: Painter, art: Art, count: int =
         f"cheat: {name}": style_and_content(questions, [one] * len(rows), rows.tolist(), art.word)
         for name, one in nothing.items()
     }
-    drawn = f"ceiling: the model's flat pictures in the art's {COLOURS} colours"
+    drawn = f"no training: the model's flat pictures in the art's {COLOURS} colours"
     return {"ceiling: real pictures": ceiling, drawn: recoloured, **cheats}
 
 

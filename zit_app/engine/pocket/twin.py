@@ -57,9 +57,9 @@ def settings_of(changes: Sequence[str], steps: int) -> TrainSettings:
     return load_train_settings(paths.assets() / "demo" / "train.toml", [*always, *changes])
 
 
-def demo_settings() -> TrainSettings:
-    """The demo as it ships: with the model's own pictures beside the stickers."""
-    return load_train_settings(paths.assets() / "demo" / "demo.toml", UNSEEN)
+def demo_settings(*changes: str) -> TrainSettings:
+    """The demo as it ships, with the model's own pictures beside the stickers, with changes."""
+    return load_train_settings(paths.assets() / "demo" / "demo.toml", [*UNSEEN, *changes])
 
 
 def measure_way(
@@ -87,6 +87,7 @@ def measure_teaching(
         "demo": teach(art.folder, demo_settings(), work / "demo_own"),
         "ink drawings": teach(ink.folder, settings_of((), TAUGHT_STEPS), work / f"ink_{TAUGHT_STEPS}"),
     }
+    long = {"demo, batches of 32": teach(art.folder, demo_settings("dataset.batch_size=32"), work / "demo_own_32")}
     taught: dict[str, Any] = {"unrelated": {}, "kept": {}, "stickers": {}, "ink drawings": {}, "computed": {}}
     sheet: list[Image.Image] = []
     for name, adapter in {"without a LoRA": None, **adapters}.items():
@@ -103,11 +104,12 @@ def measure_teaching(
         row = taught["kept"][drawn] = what_stays(questions, painter, adapters["demo"], WAYS_TO_DRAW[drawn])
         note(f"demo, what stays at {drawn}: {rounded(row)}")
         keep(taught)
-    for title, asked, names in (
-        ("stickers", art, ("plain", "stickers alone", "demo")),
-        ("ink drawings", ink, ("ink drawings",)),
-    ):
-        rows: dict[str, Path | None] = {"without a LoRA": None, **{name: adapters[name] for name in names}}
+    drawn_arts = {
+        "stickers": (art, {name: adapters[name] for name in ("plain", "stickers alone", "demo")} | long),
+        "ink drawings": (ink, {"ink drawings": adapters["ink drawings"]}),
+    }
+    for title, (asked, trained) in drawn_arts.items():
+        rows: dict[str, Path | None] = {"without a LoRA": None, **trained}
         for name, adapter in rows.items():
             row = taught[title][name] = judged_score(questions, painter, adapter, asked)
             note(f"{title}, {name}: {rounded(row)}")
