@@ -407,6 +407,16 @@ ERRORS = {
     ),
     "{} pictures have no mask in {}, such as {}.": "{1} 中缺少 {0} 张图片的蒙版，例如 {2}。",
     "Add an all-white picture of that name for what is to be learnt in full.": "若要完整学习，请添加同名的全白图片。",
+    "dataset.drawn learns the model's own pictures alone, dataset.own_pictures learns them beside a data set.": (
+        "dataset.drawn 只学习模型自己画的图片，dataset.own_pictures 则把它们加在数据集旁边。"
+    ),
+    "Set one of them to 0.": "请把其中一个设为 0。",
+    "dataset.own_pictures have no masks, and dataset.mask_loss needs one of every picture.": (
+        "自有图片没有蒙版，而蒙版损失需要每张图片的蒙版。"
+    ),
+    "Set own_pictures to 0, or switch mask_loss off.": "请把自有图片设为 0，或关闭蒙版损失。",
+    "{} has a folder {} already.": "{0} 中已有文件夹 {1}。",
+    "Rename it, or set dataset.own_pictures to 0.": "请将其改名，或把自有图片设为 0。",
     "acrf.curvature needs three nodes.": "曲率惩罚需要三个节点。",
     "Set acrf.turbo_steps to 3 or more, or acrf.curvature to 0.": "请将 Turbo 步数设为 3 或更多，或将曲率设为 0。",
     "training.protection = null_space works with a LoRA only, not with {}.": (
