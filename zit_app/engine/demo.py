@@ -19,7 +19,7 @@ GAP, LABEL = 4, 16  # pixels
 
 
 def run_demo(as_json: bool = False) -> dict[str, Path]:
-    """Train and draw; returns the run folder's ``adapter`` and ``picture``. Three to four minutes on two CPU cores."""
+    """Train and draw; returns the run folder's ``adapter`` and ``picture``. Four minutes on two CPU cores."""
     source = paths.assets() / "demo"
     dataset = paths.home() / "datasets" / "demo"
     shutil.copytree(source / "pictures", dataset, dirs_exist_ok=True)
