@@ -39,8 +39,12 @@ def in_colours(picture: Image.Image, palette_P3: np.ndarray) -> Image.Image:
     """The picture in flat areas of these colours, each pixel in the nearest one (RGB)."""
     smooth = picture.convert("RGB").filter(ImageFilter.MedianFilter(SMOOTHED))
     pixels_N3 = np.asarray(smooth, np.float32).reshape(-1, 3)
-    apart_NP = np.stack([np.square(pixels_N3 - colour).sum(1) for colour in palette_P3.astype(np.float32)], 1)
-    nearest_HW = apart_NP.argmin(1).astype(np.uint8).reshape(picture.height, picture.width)
+    nearest_N, least_N = np.zeros(len(pixels_N3), np.uint8), np.full(len(pixels_N3), np.inf, np.float32)
+    for i, colour in enumerate(palette_P3.astype(np.float32)):  # not all at once: 256 colours of 1024² are 1 GB
+        apart_N = np.square(pixels_N3 - colour).sum(1)
+        nearest_N[apart_N < least_N] = i
+        least_N = np.minimum(apart_N, least_N)
+    nearest_HW = nearest_N.reshape(picture.height, picture.width)
     tidy_HW = np.asarray(Image.fromarray(nearest_HW).filter(ImageFilter.ModeFilter(TIDIED)))
     return Image.fromarray(palette_P3[tidy_HW])
 

@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from zit_app.core.errors import ZitError
@@ -32,30 +33,34 @@ def widened(dataset: Path, data: DatasetSettings, model: str | Path, run: Run, p
     stop. Raises ZitError for a data set without readable pictures and a file without prompts.
     """
     folder = run.folder / FOLDER / dataset.resolve().name
-    scan = scan_dataset(dataset, index.load_known(dataset))
-    if any(Path(item.name).parts[0] == OWN for item in scan.items):
-        raise ZitError(f"{dataset} has a folder {OWN} already.", "Rename it, or set dataset.own_pictures to 0.")
-    _copy(dataset, folder)
+    if not folder.exists():
+        if any(Path(item.name).parts[0] == OWN for item in scan_dataset(dataset, index.load_known(dataset)).items):
+            raise ZitError(f"{dataset} has a folder {OWN} already.", "Rename it, or set dataset.own_pictures to 0.")
+        _copy(dataset, folder)
     named = data.own_prompts
     prompts = Path(named).expanduser() if named else own_prompts(read_flavour(find_model(model)).pixels)
     drawn = draw_own_pictures(data.own_pictures, prompts, data.resolution, model, run, progress)
     if drawn is None:
         return None
-    colours = frequent_colours(scan.items, data.own_colors, scan.options.background) if data.own_colors else None
-    for file in sorted(drawn.glob("*.png"))[: data.own_pictures]:
+    lacking = [file for file in sorted(drawn.glob("*.png")) if not (folder / OWN / file.name).exists()]
+    colours = _colours(folder, data.own_colors) if lacking and data.own_colors else None
+    for file in lacking:
         path = folder / OWN / file.name
-        if path.exists():
-            continue
         write_atomic(path.with_suffix(".txt"), file.with_suffix(".txt").read_text(encoding="utf-8"))
         with Image.open(file) as picture, replacing(path) as temporary:
             (picture if colours is None else in_colours(picture, colours)).save(temporary, "PNG")
     return folder
 
 
+def _colours(folder: Path, count: int) -> np.ndarray:
+    """Those of the run's copy, which a resume finds as it was, without what is the model's own."""
+    scan = scan_dataset(folder)
+    items = [item for item in scan.items if Path(item.name).parts[0] != OWN]
+    return frequent_colours(items, count, scan.options.background)
+
+
 def _copy(dataset: Path, folder: Path) -> None:
-    """The files of a data set but for its cache, linked where the disk is the same; once, as it was at the start."""
-    if folder.exists():
-        return
+    """The files of a data set but for its cache, linked where the disk is the same."""
     beside = folder.with_name(f"{folder.name[:200]}.part")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(dataset, beside, ignore=shutil.ignore_patterns(index.CACHE_FOLDER), copy_function=_linked)
