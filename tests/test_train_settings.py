@@ -120,6 +120,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "tether_pictures": (False, TETHERED | {"tether_unrelated": 1.0}),
     "tether_unrelated": (1.0, TETHERED),
     "null_space": (0.2, {"protection": "null_space"}),
+    "ways": (3, {"protection": "own_ways"}),
     "replay": (1.0, {}),
     "unrelated_prompts": ("PROMPTS", {"replay": 1.0}),
     "unrelated_count": (3, {"replay": 1.0}),

@@ -240,8 +240,9 @@ class TrainingSettings:
         "none",
         "What keeps few-step pictures as they are: staying near the untrained model, a training adapter, both; or "
         "learning on the undistilled model's weights, alone or staying near them; or learning where unrelated prompts "
-        "are hardly disturbed (null_space); auto = the best that is here",
-        choices=("none", "auto", "tether", "adapter", "both", "base", "base+tether", "null_space"),
+        "are hardly disturbed (null_space); or on the ways on which the model draws the captions itself, redirected to "
+        "the pictures (own_ways); auto = the best that is here",
+        choices=("none", "auto", "tether", "adapter", "both", "base", "base+tether", "null_space", "own_ways"),
     )
     null_space: float = setting(
         0.75,
@@ -260,6 +261,13 @@ class TrainingSettings:
         "Tether on prompts unrelated to the pictures, too: states a picture, one forward each",
         minimum=0.0,
         maximum=4.0,
+    )
+    ways: int = setting(
+        8,
+        "own_ways: how many drawings of each caption its picture is learnt on; more teach more, each costs a picture "
+        "and 8 MB (1024²)",
+        minimum=1,
+        maximum=256,
     )
     protection_adapter: str = setting(
         "", "File of the training adapter: on while training, taken off for everything else"
@@ -291,7 +299,12 @@ class TrainingSettings:
     @property
     def tethered(self) -> bool:
         """Whether the trained model is held near the untrained one."""
-        return self.protection in ("tether", "both", "base+tether") and self.tether > 0
+        return self.protection in ("tether", "both", "base+tether", "own_ways") and self.tether > 0
+
+    @property
+    def tethers_pictures(self) -> bool:
+        """Whether on the pictures, too; on the model's own ways to them it is redirected instead."""
+        return self.tethered and self.tether_pictures and self.protection != "own_ways"
 
     @property
     def asks_unrelated(self) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zit_app.core.progress import Progress
 from zit_app.core.train_settings import TrainSettings
+from zit_app.data.formats import Size
 from zit_app.data.prompts import read_prompts, shipped_prompts, unrelated
 from zit_app.engine.recognition import recognised
 from zit_app.flow.solvers import euler
@@ -71,18 +72,18 @@ def watch(
     transformer: ZImageTransformer2DModel,
     caps: list[Tensor],
     empty: Tensor,
-    side: int,
+    seeds: Sequence[int],
+    size: Size,
     nodes_N: Tensor,
     guidance: float,
     progress: Progress,
 ) -> Frozen:
-    """Draw every prompt at its own seed through the nodes, ``side`` pixels, and record states and answers.
+    """Draw every prompt at its own seed through the nodes, in a size in pixels, and record states and answers.
 
     With guidance the states are those of the guided way, the answers the model's own to the prompt.
     """
     progress.stage("Watching the untrained model")
     device = transformer.device
-    seeds = [FIRST_SEED + number for number in range(len(caps))]
     states: list[Tensor] = []
     answers: list[Tensor] = []
     ends: list[Tensor] = []
@@ -99,12 +100,12 @@ def watch(
                 return v
             return v + guidance * (v - predict_velocity(transformer, x, sigma.expand(len(x)), neither))  # noqa: B023
 
-        noise = noise_for(seeds[at : at + TOGETHER], transformer.in_channels, (side, side))
+        noise = noise_for(seeds[at : at + TOGETHER], transformer.in_channels, size)
         with torch.no_grad():
             ends.append(euler(velocity, noise.to(device), nodes_N).cpu())
         states.append(torch.stack([x for x, _ in seen], 1))
         answers.append(torch.stack([v for _, v in seen], 1))
-    return Frozen(caps, seeds, nodes_N.float(), torch.cat(states), torch.cat(answers), torch.cat(ends))
+    return Frozen(caps, list(seeds), nodes_N.float(), torch.cat(states), torch.cat(answers), torch.cat(ends))
 
 
 def with_recall(frozen: Frozen, transformer: ZImageTransformer2DModel) -> Frozen:

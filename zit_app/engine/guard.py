@@ -13,9 +13,11 @@ from torch import Tensor
 
 from zit_app.core.progress import Progress
 from zit_app.core.train_settings import TrainSettings
+from zit_app.data.formats import Size
 from zit_app.engine.aids import Aid, TrainingAdapter, UndistilledWeights
 from zit_app.engine.cache import Cache
-from zit_app.engine.frozen import Frozen, passes, watch, with_recall
+from zit_app.engine.frozen import FIRST_SEED, Frozen, passes, watch, with_recall
+from zit_app.engine.ways import Asked, Ways, record_ways
 from zit_app.model.adapter_files import Adapter
 from zit_app.model.adapter_stack import apply_adapters
 from zit_app.model.adapters import target_modules
@@ -31,6 +33,7 @@ class Guard:
     held_to: Frozen | None  # what the weights that learn do: for the tether and the replay
     inputs: dict[str, Tensor]  # of the layers that learn in a null space
     aid: Aid | None = None  # on while training
+    ways: Ways | None = None  # to the pictures that are learnt
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,27 @@ class Untrained:
     transformer: ZImageTransformer2DModel
     cache: Cache
     caps: list[Tensor]
+    asked: Sequence[Asked]  # its ways to the pictures, where it learns on them
     nodes_N: Tensor
     seed: int
     progress: Progress
+
+    def ways(self) -> Ways | None:
+        """Its ways to the pictures, where they are asked for."""
+        return record_ways(self.asked, self.cache, self._drawing, self.nodes_N) if self.asked else None
 
     def watched(self, as_run: Path, recording: Sequence[str] = ()) -> tuple[Frozen, dict[str, Tensor]]:
         """How it draws the prompts, guided as the model in ``as_run``, and the inputs of the layers ``recording``."""
         guidance = read_flavour(as_run).guidance
         calls = passes(len(self.caps), len(self.nodes_N), guidance)
         with recorded_inputs(self.transformer, recording, calls, self.seed) as inputs:
-            empty = self.cache.features(self.cache.empty_text)
-            frozen = watch(self.transformer, self.caps, empty, self.cache.side, self.nodes_N, guidance, self.progress)
+            seeds = range(FIRST_SEED, FIRST_SEED + len(self.caps))
+            frozen = self._drawing(self.caps, (self.cache.side, self.cache.side), seeds, guidance)
         return frozen, inputs
+
+    def _drawing(self, caps: list[Tensor], size: Size, seeds: Sequence[int], guidance: float = 0.0) -> Frozen:
+        empty = self.cache.features(self.cache.empty_text)
+        return watch(self.transformer, caps, empty, seeds, size, self.nodes_N, guidance, self.progress)
 
 
 def stand_guard(
@@ -68,7 +80,7 @@ def stand_guard(
     if adapter is not None:
         return Guard(frozen, frozen, inputs, TrainingAdapter(apply_adapters(transformer, [(adapter, 1.0, 1, 0)])))
     if base_model is None:
-        return Guard(frozen, frozen, inputs)
+        return Guard(frozen, frozen, inputs, ways=untrained.ways())
     untrained.progress.stage("Loading the undistilled transformer")
     other = load_transformer(base_model, torch.device("cpu"), transformer.dtype)
     aid = UndistilledWeights(transformer, other)

@@ -37,6 +37,8 @@ from zit_app.engine.guard import Guard, Untrained, stand_guard
 from zit_app.engine.optimizers import new_optimizer
 from zit_app.engine.originals import find_masks, fitted_lab
 from zit_app.engine.refusals import refuse_data
+from zit_app.engine.ways import Asked, asked_ways
+from zit_app.engine.widened import drawn_from
 from zit_app.engine.work import Preview, Work, compute_dtype
 from zit_app.flow.schedule import nodes, report_anchors
 from zit_app.flow.timesteps import Sampler, SigmaSampler
@@ -57,10 +59,12 @@ def prepare(
     """
     acrf, lora, training = settings.acrf, settings.lora, settings.training
     refuse_data(settings, cache)
+    taught, held = set_aside(cache, settings)
     adapter, base_model = training_adapter(settings), undistilled(settings, model)
     masks = find_masks(settings, cache, model)
     with accelerator.main_process_first():
         named, previews = _prompts_beside(settings, cache, model, progress)
+        asked_of_it = _ways(settings, taught, model, progress)
     nodes_N = (nodes if acrf.anchor_source == "inference" else report_anchors)(acrf.turbo_steps, acrf.shift)
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(model / "vae"))
@@ -68,7 +72,7 @@ def prepare(
 
     progress.stage("Loading the transformer")
     transformer = load_transformer(model, accelerator.device, compute_dtype(accelerator))
-    untrained = Untrained(transformer, cache, list(named.values()), nodes_N, training.seed, progress)
+    untrained = Untrained(transformer, cache, list(named.values()), asked_of_it, nodes_N, training.seed, progress)
     guard = stand_guard(untrained, settings, model, adapter, base_model)
     begun = starting_adapter(lora, transformer)
     attach(transformer, settings)
@@ -76,7 +80,6 @@ def prepare(
     if training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
 
-    taught, held = set_aside(cache, settings)
     sizes = [sample.size for sample in taught.samples]
     batch = settings.dataset.batch_size * accelerator.num_processes
     order = DataOrder(sizes, batch, settings.dataset.repeats, training.seed)
@@ -84,7 +87,7 @@ def prepare(
     batches = training.max_steps * accumulated or training.num_train_epochs * order.batches_per_epoch
     base = component_fingerprint(model / "transformer")
     learnt_on = component_fingerprint(base_model / "transformer") if base_model else base
-    asked = [list(named)] if training.asks_unrelated else []
+    unrelated = [list(named)] if training.asks_unrelated else []
     work = Work(
         settings=settings,
         model=model,
@@ -92,6 +95,7 @@ def prepare(
         held=held,
         frozen=guard.frozen,
         held_to=guard.held_to,
+        ways=guard.ways,
         previews=previews or _first_captions(taught),
         masks=masks,
         lab=fitted[0] if fitted else None,
@@ -102,7 +106,7 @@ def prepare(
         accelerator=accelerator,
         nodes_N=nodes_N,
         metadata=adapter_metadata(settings, preset, taught, model, base, fitted[1] if fitted else []),
-        inputs=_learnt_from(cache, learnt_on, order.batch_size, asked),
+        inputs=_learnt_from(cache, learnt_on, order.batch_size, unrelated),
     )
     return work, _at_step_0(work, transformer, guard, filled)
 
@@ -211,6 +215,18 @@ def _prompts_beside(
         for place, (line, text, against) in enumerate(zip(lines, beside, beside[len(lines) :], strict=False))
     )
     return named, tuple(previews)
+
+
+def _ways(settings: TrainSettings, taught: Cache, model: Path, progress: Progress) -> list[Asked]:
+    """What the untrained model is to draw where the training learns on its ways to the pictures.
+
+    Own pictures are drawn as they were: from their prompts, without the trigger word that captions may have.
+    """
+    if settings.training.protection != "own_ways":
+        return []
+    own, length = drawn_from(taught.dataset), settings.dataset.max_sequence_length
+    prints = encode_beside(taught.dataset, own, model, length, progress)
+    return asked_ways(taught.samples, settings.training.ways, prints)
 
 
 def _first_captions(cache: Cache) -> tuple[Preview, ...]:

@@ -8,6 +8,7 @@ from diffusers.models.transformers.transformer_z_image import ZImageTransformer2
 from zit_app.core.errors import ZitError
 from zit_app.core.files import read_json
 from zit_app.core.flavours import check_size, read_limits
+from zit_app.core.models import read_flavour
 from zit_app.core.preview_lines import read_preview
 from zit_app.core.train_settings import DatasetSettings, TrainSettings
 from zit_app.data.options import read_options
@@ -36,13 +37,16 @@ def refuse_contradictions(settings: TrainSettings, dataset: Path, model: Path, d
             f"training.protection = null_space works with a LoRA only, not with {lora.network_type}.",
             "Set lora.network_type to lora, or training.protection to tether.",
         )
-    if training.tethered and not training.tether_pictures and not training.tether_unrelated:
+    tethered = training.tethered and training.protection != "own_ways"  # which holds by itself
+    if tethered and not training.tether_pictures and not training.tether_unrelated:
         raise ZitError(
             "The tether holds neither the pictures nor unrelated prompts.",
             "Switch training.tether_pictures on, or set training.tether_unrelated to more than 0.",
         )
     check_optimizer(training, device)
     refuse_own_pictures(settings.dataset)
+    if training.protection == "own_ways":
+        refuse_own_ways(settings, dataset, model)
     if settings.dataset.mask_loss and dataset.is_dir():
         named_masks(dataset)
     with torch.device("meta"):
@@ -75,6 +79,28 @@ def refuse_own_pictures(data: DatasetSettings) -> None:
         )
     if data.own_prompts:
         read_prompts(Path(data.own_prompts).expanduser())
+
+
+def refuse_own_ways(settings: TrainSettings, dataset: Path, model: Path) -> None:
+    """Raises ZitError for a model that is not distilled, and where own pictures would not be what a way leads to."""
+    data = settings.dataset
+    if read_flavour(model).guidance > 0:
+        raise ZitError(
+            "training.protection = own_ways is for few-step models, and this one is drawn with guidance.",
+            "Set protection to none: an undistilled model has no few-step pictures to lose.",
+        )
+    if not (data.own_pictures or data.drawn):
+        return
+    if data.drawn:
+        raise ZitError(
+            "On the model's own ways to pictures that it drew itself there is nothing to learn.",
+            "Set dataset.drawn to 0, or training.protection to another one.",
+        )
+    if data.further_resolutions or (dataset.is_dir() and read_options(dataset)[0].flip):
+        raise ZitError(
+            "Own pictures are drawn once: mirrored or at further resolutions, no way of the model's leads to them.",
+            "Switch flip off in its dataset.toml and empty dataset.further_resolutions, or set own_pictures to 0.",
+        )
 
 
 def refuse_data(settings: TrainSettings, cache: Cache) -> None:

@@ -35,6 +35,7 @@ class Draws:
     sigma_B: Tensor
     noise_BCHW: Tensor
     dropped: list[bool]  # whose caption is left out
+    chances_2B: Tensor  # on ways of the model's own: how far a state is moved, and which of them it is
 
 
 def batch_terms(work: Work, state: TrainState, batch: Sequence[int], number: int) -> Iterator[Term]:
@@ -60,15 +61,18 @@ def draw(work: Work, state: TrainState, batch: Sequence[int]) -> Draws:
     count, generator = len(batch), state.generator
     dropped = (torch.rand(count, generator=generator) < work.settings.training.caption_dropout).tolist()
     sigma_B = state.sampler.draw(count, generator)
+    chances_2B = torch.ones(2, count)
+    if work.ways is not None:
+        sigma_B, chances_2B = work.ways.nearest(sigma_B), torch.rand(2, count, generator=generator)
     width, height = (side // PIXELS_PER_LATENT for side in work.cache.samples[batch[0]].size)
     noise_BCHW = torch.randn(count, state.transformer.in_channels, height, width, generator=generator)
-    return Draws(sigma_B, noise_BCHW, dropped)
+    return Draws(sigma_B, noise_BCHW, dropped, chances_2B)
 
 
 def picture_term(work: Work, state: TrainState, batch: Sequence[int], draws: Draws) -> Term:
     """w(σ) d(v, n - x0) at x = (1 - σ) x0 + σ n, and tether · Huber(v, v_untrained) where σ is at a node."""
     acrf, training, share = work.settings.acrf, work.settings.training, own_share(work.accelerator, len(batch))
-    tethered = training.tethered and training.tether_pictures
+    tethered = training.tethers_pictures
     seen_2B = torch.zeros(2, len(batch), device=work.device)
     if not batch[share]:
         return torch.zeros((), device=work.device), seen_2B
@@ -102,8 +106,12 @@ def by_node(sigma: Sequence[float], losses: Sequence[float], nodes_N: Tensor) ->
 
 def _share(work: Work, batch: Sequence[int], draws: Draws, share: slice) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Clean latents, noise, noise levels and captions of this process's pictures, on its device."""
-    x0_SCHW, caps = work.load([work.cache.samples[i] for i in batch[share]], draws.dropped[share])
-    return x0_SCHW, draws.noise_BCHW[share].to(work.device), draws.sigma_B[share].to(work.device), caps
+    samples = [work.cache.samples[i] for i in batch[share]]
+    x0_SCHW, caps = work.load(samples, draws.dropped[share])
+    noise_SCHW, sigma_S = draws.noise_BCHW[share].to(work.device), draws.sigma_B[share].to(work.device)
+    if work.ways is not None:
+        x0_SCHW, noise_SCHW = work.ways.redirected(samples, x0_SCHW, sigma_S, *draws.chances_2B[:, share])
+    return x0_SCHW, noise_SCHW, sigma_S, caps
 
 
 def _times(pictures: int, ratio: float, state: TrainState) -> int:

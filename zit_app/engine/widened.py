@@ -26,6 +26,17 @@ from zit_app.model.loading import find_model, read_flavour
 FOLDER, OWN = "dataset", "own_pictures"
 
 
+def place_of(name: str) -> int | None:
+    """Which own picture a picture of the run's copy is, by its name there: number i is prompt i at seed i."""
+    path = Path(name)
+    return int(path.stem) if path.parts[0] == OWN else None
+
+
+def drawn_from(folder: Path) -> list[str]:
+    """The prompts of the own pictures in the run's copy, in their order."""
+    return [file.read_text(encoding="utf-8").strip() for file in sorted((folder / OWN).glob("*.txt"))]
+
+
 def widened(dataset: Path, data: DatasetSettings, model: str | Path, run: Run, progress: Progress) -> Path | None:
     """`dataset/NAME/` of the run: the data set as it is now, and in its `own_pictures/` ``data.own_pictures`` more.
 

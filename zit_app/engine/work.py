@@ -18,6 +18,7 @@ from zit_app.engine.batches import DataOrder
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.frozen import Frozen
 from zit_app.engine.originals import Masks
+from zit_app.engine.ways import Ways
 from zit_app.model.latents import normalise
 
 
@@ -42,6 +43,7 @@ class Work:
     held: tuple[Sample, ...]  # kept aside to measure on
     frozen: Frozen | None  # the model to be used, untrained, on unrelated prompts: what its health is measured against
     held_to: Frozen | None  # the model that is trained, untrained, on them: for the tether and the replay
+    ways: Ways | None  # the untrained model's to the pictures, where it learns on them
     previews: tuple[Preview, ...]
     masks: Masks | None
     lab: Tensor | None  # fitted map from latents to Lab

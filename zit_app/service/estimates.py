@@ -174,7 +174,7 @@ def work(settings: TrainSettings, folder: Path) -> float:
     passes = 1 + (1 + training.gradient_checkpointing) * back
     if training.tethered:
         at_nodes = {"anchor": 1.0, "mixture": settings.acrf.anchor_share}.get(settings.acrf.sampler, 0.0)
-        passes += at_nodes * training.tether_pictures + (2 + back) * training.tether_unrelated
+        passes += at_nodes * training.tethers_pictures + (2 + back) * training.tether_unrelated
     return training.gradient_accumulation_steps * data.batch_size * tokens(settings, folder) * passes
 
 

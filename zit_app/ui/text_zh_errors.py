@@ -416,6 +416,22 @@ ERRORS = {
     ),
     "Set own_pictures to 0, or switch mask_loss off.": "请把自有图片设为 0，或关闭蒙版损失。",
     "{} has a folder {} already.": "{0} 中已有文件夹 {1}。",
+    "training.protection = own_ways is for few-step models, and this one is drawn with guidance.": (
+        "保护方式 own_ways 用于少步模型，而这个模型是用引导绘制的。"
+    ),
+    "Set protection to none: an undistilled model has no few-step pictures to lose.": (
+        "请把保护设为 none：未蒸馏的模型没有可失去的少步图片。"
+    ),
+    "On the model's own ways to pictures that it drew itself there is nothing to learn.": (
+        "在模型通向自己所画图片的路径上，没有什么可学。"
+    ),
+    "Set dataset.drawn to 0, or training.protection to another one.": "请把 dataset.drawn 设为 0，或换一种保护方式。",
+    "Own pictures are drawn once: mirrored or at further resolutions, no way of the model's leads to them.": (
+        "自有图片只画一次：镜像后或换了分辨率，模型没有通向它们的路径。"
+    ),
+    "Switch flip off in its dataset.toml and empty dataset.further_resolutions, or set own_pictures to 0.": (
+        "请在数据集的 dataset.toml 中关闭 flip 并清空其他分辨率，或把自有图片设为 0。"
+    ),
     "Rename it, or set dataset.own_pictures to 0.": "请将其改名，或把自有图片设为 0。",
     "acrf.curvature needs three nodes.": "曲率惩罚需要三个节点。",
     "Set acrf.turbo_steps to 3 or more, or acrf.curvature to 0.": "请将 Turbo 步数设为 3 或更多，或将曲率设为 0。",

@@ -1,0 +1,106 @@
+"""The model's own ways to pictures, redirected to what a data set shows: few-step models keep their steps on them.
+
+A picture with noise drawn at random asks a few-step model for the mean of all that this noise might become, which is
+what distillation had taken out of it. On its own way from a seed there is one end and nothing to average. So the
+untrained model draws each caption from a few seeds, and its states x_k and velocities v_k at the nodes are recorded.
+With δ, the picture that is learnt less the one that it drew, it is to foresee x_k - σ_k v_k + δ instead, and states on
+the way are moved by any share of δ: what one node leaves undone, the next ones put right (the states are then those
+that the learner meets and not the teacher's alone, as in DAgger, Ross et al. 2011):
+
+    x = x_k + (1 - σ_k) a δ,    x0 = x_k - σ_k v_k + δ,    v = (x - x0) / σ_k,    a ~ U(0, 1)
+
+With δ = 0 that is the model's own velocity.
+
+B batch, W ways, N nodes, C latent channels, H and W latent pixels, L tokens, D caption width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zit_app.data.formats import Size
+from zit_app.engine.cache import Cache, Sample
+from zit_app.engine.frozen import Frozen
+from zit_app.engine.widened import place_of
+
+FIRST_SEED = 100_000  # of ways to the pictures of a data set: far from those that own pictures are drawn from
+Watch = Callable[[list[Tensor], Size, Sequence[int]], Frozen]  # draws captions, in a size, from seeds
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A way to be recorded."""
+
+    sample: Sample
+    text: str  # fingerprint of what is drawn: a sample's own caption, but for own pictures
+    seed: int
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where the untrained model passes, on the CPU; halves, since there are many."""
+
+    x_NCHW: Tensor
+    v_NCHW: Tensor
+    x0_CHW: Tensor
+
+
+@dataclass(frozen=True)
+class Ways:
+    """All ways to the pictures of a training, by what is learnt of them: their latents and captions."""
+
+    of: dict[tuple[str, str], list[Way]]
+    sigma_N: Tensor
+
+    def nearest(self, sigma_B: Tensor) -> Tensor:
+        """Noise levels (B,), each put to the nearest node: a way is known there only."""
+        return self.sigma_N.to(sigma_B)[self._columns(sigma_B)]
+
+    def redirected(
+        self, samples: Sequence[Sample], x0_BCHW: Tensor, sigma_B: Tensor, share_B: Tensor, chance_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Clean latents and noise, (B, C, H, W) each, whose mixture at ``sigma_B`` is the state to learn from.
+
+        ``x0_BCHW`` is what the pictures show; ``sigma_B`` are nodes, ``share_B`` says how far a state is moved, and
+        ``chance_B``, from 0 to 1, along which of a picture's ways.
+        """
+        several = [self.of[sample.latents, sample.text] for sample in samples]
+        chosen = [ways[int(chance * len(ways))] for ways, chance in zip(several, chance_B.tolist(), strict=True)]
+        pairs = list(zip(chosen, self._columns(sigma_B).tolist(), strict=True))
+        x = torch.stack([way.x_NCHW[column] for way, column in pairs]).to(x0_BCHW)
+        v = torch.stack([way.v_NCHW[column] for way, column in pairs]).to(x0_BCHW)
+        moved_BCHW = x0_BCHW - torch.stack([way.x0_CHW for way in chosen]).to(x0_BCHW)
+        sigma, share = (t.to(x0_BCHW)[:, None, None, None] for t in (sigma_B, share_B))
+        foreseen_BCHW = x - sigma * v + moved_BCHW
+        state_BCHW = x + (1 - sigma) * share * moved_BCHW
+        return foreseen_BCHW, (state_BCHW - (1 - sigma) * foreseen_BCHW) / sigma
+
+    def _columns(self, sigma_B: Tensor) -> Tensor:
+        return (sigma_B.cpu()[:, None] - self.sigma_N.to(sigma_B.dtype).cpu()).abs().argmin(1)
+
+
+def asked_ways(samples: Sequence[Sample], seeds: int, own_texts: Sequence[str]) -> list[Asked]:
+    """``seeds`` ways to each picture of the data set, and to own picture i the one that it was drawn on: prompt i (its
+    fingerprint is number i of ``own_texts``) from seed i."""
+    asked: list[Asked] = []
+    for sample in {(one.latents, one.text): one for one in samples}.values():
+        own = place_of(sample.name)
+        if own is not None:
+            asked.append(Asked(sample, own_texts[own], own))
+        else:
+            asked += [Asked(sample, sample.text, FIRST_SEED + len(asked) + i) for i in range(seeds)]
+    return asked
+
+
+def record_ways(asked: Sequence[Asked], cache: Cache, watch: Watch, nodes_N: Tensor) -> Ways:
+    """Let the untrained model draw, picture size by picture size."""
+    ways: dict[tuple[str, str], list[Way]] = {}
+    for size in dict.fromkeys(one.sample.size for one in asked):
+        these = [one for one in asked if one.sample.size == size]
+        seen = watch([cache.features(one.text) for one in these], size, [one.seed for one in these])
+        for i, one in enumerate(these):
+            way = Way(seen.x_MNCHW[i].half(), seen.v_MNCHW[i].half(), seen.x0_MCHW[i].half())
+            ways.setdefault((one.sample.latents, one.sample.text), []).append(way)
+    return Ways(ways, nodes_N.float())
