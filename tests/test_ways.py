@@ -1,6 +1,7 @@
 """Learning on the model's own ways to pictures: the formula, what is recorded, what a training makes of it."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from zit_app.core.progress import Progress
 from zit_app.core.run import Run
 from zit_app.core.train_settings import TrainSettings
 from zit_app.engine.cache import Cache, Sample, build_cache
+from zit_app.engine.frozen import Frozen
 from zit_app.engine.refusals import refuse_contradictions
 from zit_app.engine.step import draw, picture_term
 from zit_app.engine.train import resume
-from zit_app.engine.ways import Way, Ways, asked_ways
+from zit_app.engine.way_files import Way
+from zit_app.engine.ways import Ways, asked_ways, record_ways
 from zit_app.engine.work import Work
 from zit_app.flow.schedule import noisy, velocity
 from zit_app.flow.solvers import euler
@@ -101,9 +104,9 @@ def test_the_ways_are_those_that_the_model_draws_on(cache: Cache, tiny_model: Pa
     assert work.ways is not None
     transformer = load_transformer(tiny_model, torch.device("cpu"), torch.float32)
     sample = cache.samples[0]
-    asked = [one for one in asked_ways(cache.samples, 2, []) if one.sample == sample]
+    asked = [one for one in asked_ways(cache.samples, 2, [], None) if one.sample == sample]
     assert len(asked) == 2 == len(work.ways.of[sample.latents, sample.text])
-    assert len({one.seed for one in asked_ways(cache.samples, 2, [])}) == 2 * len(cache.samples)
+    assert len({one.seed for one in asked_ways(cache.samples, 2, [], None)}) == 2 * len(cache.samples)
     for one, way in zip(asked, work.ways.of[sample.latents, sample.text], strict=True):
         caps = [cache.features(sample.text)]
 
@@ -151,8 +154,38 @@ def test_a_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path, ti
     whole, cut = (new_run(tmp_path / name, beside_own_pictures(), dataset, tiny_model) for name in ("whole", "cut"))
     assert resume(whole, Progress(whole)) is not None
     assert resume(cut, stop_at(cut, 2)) is None
+    kept = {path.name for path in (cut.folder / "ways").iterdir()}
+    assert {"own_000000.safetensors", "own_000001.safetensors"} < kept
+    assert len(kept) == 2 + 2 * len(list(dataset.glob("*.png")))
     assert resume(Run.open(cut.folder), Progress(cut)) is not None
     assert_identical(trained(whole, 4), trained(cut, 4))
+    assert not (cut.folder / "ways").exists()
+
+
+def test_a_way_that_was_kept_is_not_drawn_again_unless_it_is_damaged(cache: Cache, tmp_path: Path) -> None:
+    ways, sample, (path,) = made_up(torch.tensor([1.0, 0.9, 0.6, 0.3]))
+    own = replace(sample, name="own_pictures/000003.png")
+    (asked,) = asked_ways([own], 2, ["", "", "", cache.empty_text], tmp_path)
+    assert (asked.text, asked.seed) == (cache.empty_text, 3)
+    drawn: list[Sequence[int]] = []
+
+    def watch(caps: list[torch.Tensor], size: tuple[int, int], seeds: Sequence[int]) -> Frozen:
+        drawn.append(seeds)
+        x, v, end = torch.from_numpy(path[:4]), torch.from_numpy(path[4:8]), torch.from_numpy(path[8])
+        return Frozen(caps, list(seeds), ways.sigma_N, x[None].float(), v[None].float(), end[None].float())
+
+    for times, damaged in ((1, False), (1, False), (2, True), (2, False)):
+        if damaged:
+            asked.file.write_bytes(asked.file.read_bytes()[:50])  # type: ignore[union-attr]
+        (way,) = record_ways([asked], cache, watch, ways.sigma_N).of["latents", "text"]
+        assert len(drawn) == times
+        (same,) = ways.of["latents", "text"]
+        assert torch.equal(way.x_NCHW, same.x_NCHW) and torch.equal(way.v_NCHW, same.v_NCHW)
+    states = torch.from_numpy(np.concatenate([path[:4], path[8:]]))
+    along = Way.along(states, ways.sigma_N)
+    torch.testing.assert_close(
+        along.v_NCHW.double(), torch.from_numpy(path[4:8]), atol=0.06, rtol=0.01
+    )  # halves' steps
 
 
 def test_own_pictures_are_learnt_on_the_ways_that_they_were_drawn_on(tmp_path: Path, tiny_model: Path) -> None:

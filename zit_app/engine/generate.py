@@ -4,7 +4,7 @@ Shapes: B pictures, H W pixels.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -45,6 +45,7 @@ from zit_app.model.loading import default_device, find_model, read_flavour, read
 from zit_app.model.omni import Reference, looking_at, segments
 
 AdapterUse = tuple[Adapter, float, int, int]  # weight, first step, last step
+Witness = Callable[[Shot, torch.Tensor], None]  # (N + 1, C, H, W): one picture's states
 
 
 def generate(
@@ -90,8 +91,12 @@ def draw(
     paths: Sequence[Path],
     progress: Progress,
     warm: Warm,
+    witness: Witness | None = None,
 ) -> int:
-    """Draw the shots of a plan to their paths; returns how many were saved, fewer when asked to stop."""
+    """Draw the shots of a plan to their paths; returns how many were saved, fewer when asked to stop.
+
+    A ``witness`` is told the states of each picture before and after all steps.
+    """
     warm.arrange(folder, plan.formats, _request(plan, adapters), progress)
     captions = _captions(plan, folder, progress, warm)
     sights = warm.sights(folder, plan.formats, plan.references, progress) if plan.references else []
@@ -101,7 +106,7 @@ def draw(
         _report_adapters(stack, progress)
         recipes = _recipes(settings, plan, folder, adapters)
         references = [_reference(vae, *seen) for seen in zip(plan.references, sights, strict=True)]
-        easel = _Easel(plan, captions, references, transformer, vae, stack, progress, warm.colours())
+        easel = _Easel(plan, captions, references, transformer, vae, stack, progress, warm.colours(), witness)
         with attention(plan.attention):
             return _draw(easel, recipes, paths)
     finally:
@@ -203,6 +208,7 @@ class _Easel:
     stack: AdapterStack
     progress: Progress
     colours: torch.Tensor
+    witness: Witness | None = None
     done: int = 0
 
     def draw(
@@ -221,6 +227,10 @@ class _Easel:
         caps = [self.captions[shot.prompt] for shot in shots]
         negative = [self.captions[plan.negative_prompt]] * len(shots) if plan.guidance > 0 else []
         lengths = [[len(part) for part in own] for own in (*caps, *negative)]
+        states = [start.cpu()]
+        after_step = _after_step(self.progress, self.done, plan.steps * len(plan.batches), preview)
+        if self.witness:
+            after_step = _kept(states, after_step)
         latents = draw_latents(
             self.transformer,
             [torch.cat(own) for own in caps],
@@ -229,7 +239,7 @@ class _Easel:
             size,
             sigmas,
             plan.guidance,
-            _after_step(self.progress, self.done, plan.steps * len(plan.batches), preview),
+            after_step,
             self.stack,
             SOLVERS[plan.solver],
             pictures,
@@ -239,6 +249,9 @@ class _Easel:
         self.done += len(sigmas)
         if self.progress.stop_requested():
             return None
+        if self.witness:
+            for shot, states_MCHW in zip(shots, torch.stack(states, 1), strict=True):
+                self.witness(shot, states_MCHW)
         drawn = decode_latents(self.vae, latents)
         if run:  # what `zit plan` tells times from
             passes = len(sigmas) * (2 if plan.guidance > 0 else 1) * (2 if plan.solver == "heun" else 1)
@@ -273,6 +286,16 @@ def _draw(easel: _Easel, recipes: Sequence[Recipe], paths: Sequence[Path]) -> in
                 picture = put_back(picture, plan.source, plan.mask, plan.mask_blur)
             save_png(paths[i], picture, recipes[i])
     return len(paths)
+
+
+def _kept(states: list[torch.Tensor], then: StepCallback) -> StepCallback:
+    """Keep what is there after each step."""
+
+    def after_step(step: int, x_BCHW: torch.Tensor) -> bool | None:
+        states.append(x_BCHW.cpu())
+        return then(step, x_BCHW)
+
+    return after_step
 
 
 def _after_step(progress: Progress, done: int, total: int, preview: StepPreview | None) -> StepCallback:

@@ -47,10 +47,13 @@ class Untrained:
     nodes_N: Tensor
     seed: int
     progress: Progress
+    writes: bool  # the one process that does
 
     def ways(self) -> Ways | None:
         """Its ways to the pictures, where they are asked for."""
-        return record_ways(self.asked, self.cache, self._drawing, self.nodes_N) if self.asked else None
+        if not self.asked:
+            return None
+        return record_ways(self.asked, self.cache, self._drawing, self.nodes_N, self.writes)
 
     def watched(self, as_run: Path, recording: Sequence[str] = ()) -> tuple[Frozen, dict[str, Tensor]]:
         """How it draws the prompts, guided as the model in ``as_run``, and the inputs of the layers ``recording``."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zit_app.core.train_settings import AcrfSettings, TrainingSettings
 from zit_app.flow.losses import charbonnier, cosine, fft_l1, frequency, huber, l1, mse
-from zit_app.flow.schedule import clean_estimate, velocity
+from zit_app.flow.schedule import clean_estimate, nodes, report_anchors, velocity
 from zit_app.flow.structure import gram_distance, structure_distance
 from zit_app.flow.style import StyleWeights, style, unified
 from zit_app.model.adapters import adapter_disabled
@@ -62,6 +62,11 @@ def _clean_losses(acrf: AcrfSettings, x0_hat_BCHW: Tensor, x0_BCHW: Tensor, lab:
     if acrf.loss_mode == "style":
         return style(x0_hat_BCHW, x0_BCHW, pool, weights, lab, split)
     return unified(x0_hat_BCHW, x0_BCHW, pool, acrf.alpha_hf, acrf.beta_lf, weights, lab, split)
+
+
+def training_nodes(acrf: AcrfSettings) -> Tensor:
+    """The noise levels of the steps that the model will be run at, float64 (N,); or the report's literal anchors."""
+    return (nodes if acrf.anchor_source == "inference" else report_anchors)(acrf.turbo_steps, acrf.shift)
 
 
 def at_nodes(sigma_B: Tensor, nodes_N: Tensor, reach: float | Tensor) -> list[int]:

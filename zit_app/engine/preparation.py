@@ -34,13 +34,13 @@ from zit_app.engine.encoding import encode_beside
 from zit_app.engine.focus import Focus
 from zit_app.engine.frozen import unrelated_prompts
 from zit_app.engine.guard import Guard, Untrained, stand_guard
+from zit_app.engine.objective import training_nodes
 from zit_app.engine.optimizers import new_optimizer
 from zit_app.engine.originals import find_masks, fitted_lab
 from zit_app.engine.refusals import refuse_data
 from zit_app.engine.ways import Asked, asked_ways
 from zit_app.engine.widened import drawn_from
 from zit_app.engine.work import Preview, Work, compute_dtype
-from zit_app.flow.schedule import nodes, report_anchors
 from zit_app.flow.timesteps import Sampler, SigmaSampler
 from zit_app.model.adapters import attach_lora, lora_state
 from zit_app.model.loading import load_transformer
@@ -65,14 +65,15 @@ def prepare(
     with accelerator.main_process_first():
         named, previews = _prompts_beside(settings, cache, model, progress)
         asked_of_it = _ways(settings, taught, model, progress)
-    nodes_N = (nodes if acrf.anchor_source == "inference" else report_anchors)(acrf.turbo_steps, acrf.shift)
+    nodes_N = training_nodes(acrf)
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(model / "vae"))
     fitted = fitted_lab(settings, cache, model, vae.config["shift_factor"], vae.config["scaling_factor"], progress)
 
     progress.stage("Loading the transformer")
     transformer = load_transformer(model, accelerator.device, compute_dtype(accelerator))
-    untrained = Untrained(transformer, cache, list(named.values()), asked_of_it, nodes_N, training.seed, progress)
+    asked, writes = list(named.values()), accelerator.is_main_process
+    untrained = Untrained(transformer, cache, asked, asked_of_it, nodes_N, training.seed, progress, writes)
     guard = stand_guard(untrained, settings, model, adapter, base_model)
     begun = starting_adapter(lora, transformer)
     attach(transformer, settings)
@@ -226,7 +227,8 @@ def _ways(settings: TrainSettings, taught: Cache, model: Path, progress: Progres
         return []
     own, length = drawn_from(taught.dataset), settings.dataset.max_sequence_length
     prints = encode_beside(taught.dataset, own, model, length, progress)
-    return asked_ways(taught.samples, settings.training.ways, prints)
+    run = progress.run.folder if progress.run else None
+    return asked_ways(taught.samples, settings.training.ways, prints, run)
 
 
 def _first_captions(cache: Cache) -> tuple[Preview, ...]:

@@ -6,6 +6,7 @@ Through accelerate: one process, or one a card under `accelerate launch`, is the
 import io
 import itertools
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from zit_app.engine.previews import draw_previews
 from zit_app.engine.refusals import refuse_contradictions
 from zit_app.engine.shipped import write_adapter
 from zit_app.engine.step import batch_terms, by_node
+from zit_app.engine.way_files import FOLDER as WAYS
 from zit_app.engine.widened import widened
 from zit_app.engine.work import Work
 from zit_app.model.loading import find_model
@@ -63,7 +65,7 @@ def train(settings: TrainSettings, dataset: Path, model: str | Path, run: Run, p
                 prompts = Path(job.prompts)
                 dataset = draw_own_pictures(data.drawn, prompts, data.resolution, model, run, progress) or Path()
             elif data.own_pictures:
-                dataset = widened(dataset, data, model, run, progress) or Path()
+                dataset = widened(dataset, settings, model, run, progress) or Path()
             if progress.stop_requested():
                 run.write_status("stopped", message="Stopped while preparing; what was made stays.")
                 return None
@@ -90,6 +92,8 @@ def train(settings: TrainSettings, dataset: Path, model: str | Path, run: Run, p
             progress.note(f"Resumed at step {state.step}.")
         run.cut_metrics(state.step)
         adapter = take_steps(work, state, run, progress)
+        if adapter is not None and accelerator.is_main_process:
+            shutil.rmtree(run.folder / WAYS, ignore_errors=True)  # 8 MB each at 1024², of use to this run alone
         accelerator.end_training()
         return adapter
 

@@ -16,6 +16,7 @@ B batch, W ways, N nodes, C latent channels, H and W latent pixels, L tokens, D 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,8 +24,9 @@ from torch import Tensor
 from zit_app.data.formats import Size
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.frozen import Frozen
-from zit_app.engine.widened import place_of
+from zit_app.engine.way_files import FOLDER, Way, own_file, place_of
 
+TOGETHER = 64  # ways that are drawn before they are kept
 FIRST_SEED = 100_000  # of ways to the pictures of a data set: far from those that own pictures are drawn from
 Watch = Callable[[list[Tensor], Size, Sequence[int]], Frozen]  # draws captions, in a size, from seeds
 
@@ -36,15 +38,7 @@ class Asked:
     sample: Sample
     text: str  # fingerprint of what is drawn: a sample's own caption, but for own pictures
     seed: int
-
-
-@dataclass(frozen=True)
-class Way:
-    """Where the untrained model passes, on the CPU; halves, since there are many."""
-
-    x_NCHW: Tensor
-    v_NCHW: Tensor
-    x0_CHW: Tensor
+    file: Path | None  # where it is kept, if anywhere
 
 
 @dataclass(frozen=True)
@@ -81,26 +75,36 @@ class Ways:
         return (sigma_B.cpu()[:, None] - self.sigma_N.to(sigma_B.dtype).cpu()).abs().argmin(1)
 
 
-def asked_ways(samples: Sequence[Sample], seeds: int, own_texts: Sequence[str]) -> list[Asked]:
+def asked_ways(samples: Sequence[Sample], seeds: int, own_texts: Sequence[str], run: Path | None) -> list[Asked]:
     """``seeds`` ways to each picture of the data set, and to own picture i the one that it was drawn on: prompt i (its
-    fingerprint is number i of ``own_texts``) from seed i."""
+    fingerprint is number i of ``own_texts``) from seed i. They are kept in the folder of the ``run``."""
     asked: list[Asked] = []
     for sample in {(one.latents, one.text): one for one in samples}.values():
         own = place_of(sample.name)
         if own is not None:
-            asked.append(Asked(sample, own_texts[own], own))
+            asked.append(Asked(sample, own_texts[own], own, run and own_file(run, own)))
         else:
-            asked += [Asked(sample, sample.text, FIRST_SEED + len(asked) + i) for i in range(seeds)]
+            for seed in range(FIRST_SEED + len(asked), FIRST_SEED + len(asked) + seeds):
+                name = f"{sample.latents}_{sample.text}_{seed}.safetensors"  # of another data set it is another
+                asked.append(Asked(sample, sample.text, seed, run and run / FOLDER / name))
     return asked
 
 
-def record_ways(asked: Sequence[Asked], cache: Cache, watch: Watch, nodes_N: Tensor) -> Ways:
-    """Let the untrained model draw, picture size by picture size."""
-    ways: dict[tuple[str, str], list[Way]] = {}
+def record_ways(asked: Sequence[Asked], cache: Cache, watch: Watch, nodes_N: Tensor, writes: bool = True) -> Ways:
+    """Those that are kept; the others the untrained model draws, size by size, and they are kept from then on
+    (in one process of several, the one that ``writes``)."""
+    known = {one: Way.read(one.file) if one.file else None for one in asked}
     for size in dict.fromkeys(one.sample.size for one in asked):
-        these = [one for one in asked if one.sample.size == size]
-        seen = watch([cache.features(one.text) for one in these], size, [one.seed for one in these])
-        for i, one in enumerate(these):
-            way = Way(seen.x_MNCHW[i].half(), seen.v_MNCHW[i].half(), seen.x0_MCHW[i].half())
-            ways.setdefault((one.sample.latents, one.sample.text), []).append(way)
+        lacking = [one for one in asked if known[one] is None and one.sample.size == size]
+        for at in range(0, len(lacking), TOGETHER):  # after an interruption it goes on from here
+            these = lacking[at : at + TOGETHER]
+            seen = watch([cache.features(one.text) for one in these], size, [one.seed for one in these])
+            for i, one in enumerate(these):
+                known[one] = way = Way(seen.x_MNCHW[i].half(), seen.v_MNCHW[i].half(), seen.x0_MCHW[i].half())
+                if one.file and writes:
+                    way.write(one.file)
+    ways: dict[tuple[str, str], list[Way]] = {}
+    for one, found in known.items():
+        assert found is not None
+        ways.setdefault((one.sample.latents, one.sample.text), []).append(found)
     return Ways(ways, nodes_N.float())

@@ -15,21 +15,17 @@ from zit_app.core.errors import ZitError
 from zit_app.core.files import replacing, write_atomic
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
-from zit_app.core.train_settings import DatasetSettings
+from zit_app.core.train_settings import TrainSettings
 from zit_app.data import index
 from zit_app.data.palette import frequent_colours, in_colours
 from zit_app.data.pictures import scan_dataset
 from zit_app.data.prompts import own_prompts
+from zit_app.engine.objective import training_nodes
 from zit_app.engine.own_pictures import draw_own_pictures
+from zit_app.engine.way_files import OWN
 from zit_app.model.loading import find_model, read_flavour
 
-FOLDER, OWN = "dataset", "own_pictures"
-
-
-def place_of(name: str) -> int | None:
-    """Which own picture a picture of the run's copy is, by its name there: number i is prompt i at seed i."""
-    path = Path(name)
-    return int(path.stem) if path.parts[0] == OWN else None
+FOLDER = "dataset"
 
 
 def drawn_from(folder: Path) -> list[str]:
@@ -37,12 +33,14 @@ def drawn_from(folder: Path) -> list[str]:
     return [file.read_text(encoding="utf-8").strip() for file in sorted((folder / OWN).glob("*.txt"))]
 
 
-def widened(dataset: Path, data: DatasetSettings, model: str | Path, run: Run, progress: Progress) -> Path | None:
-    """`dataset/NAME/` of the run: the data set as it is now, and in its `own_pictures/` ``data.own_pictures`` more.
+def widened(dataset: Path, settings: TrainSettings, model: str | Path, run: Run, progress: Progress) -> Path | None:
+    """`dataset/NAME/` of the run: the data set as it is now, and in its `own_pictures/` ``dataset.own_pictures`` more.
 
     The data set itself is not touched. What was drawn before an interruption stays. None when the run was asked to
     stop. Raises ZitError for a data set without readable pictures and a file without prompts.
     """
+    data = settings.dataset
+    nodes_N = training_nodes(settings.acrf) if settings.training.protection == "own_ways" else None
     folder = run.folder / FOLDER / dataset.resolve().name
     if not folder.exists():
         if any(Path(item.name).parts[0] == OWN for item in scan_dataset(dataset, index.load_known(dataset)).items):
@@ -50,7 +48,7 @@ def widened(dataset: Path, data: DatasetSettings, model: str | Path, run: Run, p
         _copy(dataset, folder)
     named = data.own_prompts
     prompts = Path(named).expanduser() if named else own_prompts(read_flavour(find_model(model)).pixels)
-    drawn = draw_own_pictures(data.own_pictures, prompts, data.resolution, model, run, progress)
+    drawn = draw_own_pictures(data.own_pictures, prompts, data.resolution, model, run, progress, nodes_N)
     if drawn is None:
         return None
     lacking = [file for file in sorted(drawn.glob("*.png")) if not (folder / OWN / file.name).exists()]

@@ -38,9 +38,7 @@ def found_and_styled(
     questions = _questions()
     pairs = questions.pairs
     asked = {
-        prompt: number
-        for chinese in (False, True)
-        for number, prompt in enumerate(canonical_prompts(pairs, chinese))
+        prompt: number for chinese in (False, True) for number, prompt in enumerate(canonical_prompts(pairs, chinese))
     }
     if not any(prompt in asked for prompt in prompts):
         return None

@@ -48,8 +48,11 @@ CLAIMS = (
     Claim("field", "a training adapter keeps 8-step pictures", "unrelated content", "nodes", "training adapter"),
     Claim("field", "learning on the base keeps them", "unrelated content", "uniform", "on the base's weights"),
     Claim(
-        "field", "at the same rate, the base's weights teach better", "error",
-        "on the base's weights, rate 2e-3", "uniform, rate 2e-3",
+        "field",
+        "at the same rate, the base's weights teach better",
+        "error",
+        "on the base's weights, rate 2e-3",
+        "uniform, rate 2e-3",
     ),
     Claim("ours", "a null space keeps them", "unrelated content", "uniform, rate 2e-3", "null space, rate 2e-3"),
     Claim("ours", "at the same rate, it teaches better", "error", "null space, rate 2e-3", "uniform, rate 2e-3"),

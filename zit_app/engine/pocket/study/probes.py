@@ -125,4 +125,3 @@ def _grad(weight: Tensor) -> Tensor:
 
 def _norm(weights: Sequence[Tensor]) -> float:
     return sum(_grad(w).square().sum().item() for w in weights) ** 0.5
-
