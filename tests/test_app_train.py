@@ -186,6 +186,13 @@ def test_an_estimate_is_exact_about_the_file_and_silent_about_a_time_that_nobody
     both = estimates.estimate(sizes, str(tiny_model), 3, runs.list_runs(), card=False)
     assert both.steps == 6  # 4 times 6 pictures in twos, two batches a step
     assert both.seconds == pytest.approx(after.seconds / 12 * 6 * (80 + 68) / 2 / 80)  # tokens of 64² and 32², captions
+    ways = replace(settings, training=replace(settings.training, protection="own_ways", ways=5, tether_unrelated=0.0))
+    drawn = estimates.estimate(ways, str(tiny_model), 3, runs.list_runs(), card=False)
+    a_pass = after.seconds / estimates.work(settings, tiny_model) / 12  # of a token
+    assert drawn.seconds == pytest.approx(after.seconds + 3 * 5 * 8 * 80 * a_pass)
+    wide = replace(settings, training=epochs, dataset=replace(settings.dataset, own_pictures=5))
+    beside = estimates.estimate(wide, str(tiny_model), 3, runs.list_runs(), card=False)
+    assert beside.steps == 8 and beside.seconds == pytest.approx(after.seconds / 12 * 8 + 5 * 8 * 80 * a_pass)
     assert estimates.estimate(settings, "pocket", 3, runs.list_runs(), card=False).seconds is None
 
 

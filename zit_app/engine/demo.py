@@ -10,7 +10,7 @@ from zit_app.core.files import replacing
 from zit_app.core.generate_settings import GenerateSettings, LoraUse
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
-from zit_app.core.train_settings import TrainJob, job_toml, load_train_settings
+from zit_app.core.train_settings import TrainJob, TrainSettings, job_toml, load_train_settings
 from zit_app.engine.generate import generate
 from zit_app.engine.train import train
 
@@ -18,12 +18,19 @@ SEED = 7
 GAP, LABEL = 4, 16  # pixels
 
 
+def demo_settings(*changes: str) -> TrainSettings:
+    """Those of `demo.toml` with `table.key=value` changes; the prompts that hold the other styles lie beside it."""
+    source = paths.assets() / "demo"
+    held = f'training.unrelated_prompts="{(source / "unrelated.txt").as_posix()}"'
+    return load_train_settings(source / "demo.toml", [held, *changes])
+
+
 def run_demo(as_json: bool = False) -> dict[str, Path]:
     """Train and draw; returns the run folder's ``adapter`` and ``picture``. Four minutes on two CPU cores."""
     source = paths.assets() / "demo"
     dataset = paths.home() / "datasets" / "demo"
     shutil.copytree(source / "pictures", dataset, dirs_exist_ok=True)
-    settings = load_train_settings(source / "demo.toml")
+    settings = demo_settings()
     run = Run.create("train", "demo", job_toml(settings, TrainJob("pocket", str(dataset), "demo")))
     adapter = train(settings, dataset, "pocket", run, Progress(run, as_json))
     if adapter is None:

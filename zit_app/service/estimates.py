@@ -67,10 +67,12 @@ def estimate(settings: TrainSettings, model: str, pictures: int, done: Sequence[
     """
     folder = model_place(model)
     settings = settled(settings, folder)
-    pictures *= len(sides(settings, folder))  # at the most: small ones are not learnt at larger resolutions
-    steps = optimizer_steps(settings, pictures) if pictures else 0
+    learnt = pictures + settings.dataset.own_pictures if pictures else 0
+    learnt *= len(sides(settings, folder))  # at the most: small ones are not learnt at larger resolutions
+    steps = optimizer_steps(settings, learnt) if pictures else 0
     pace = measured_pace(model, folder, done)
-    seconds = steps * pace * work(settings, folder) if pace and steps else None
+    passes = steps * work(settings, folder) + drawing_work(settings, folder, pictures)
+    seconds = pace * passes if pace and steps else None
     return Estimate(
         steps,
         adapter_bytes(settings.lora, folder),
@@ -176,6 +178,17 @@ def work(settings: TrainSettings, folder: Path) -> float:
         at_nodes = {"anchor": 1.0, "mixture": settings.acrf.anchor_share}.get(settings.acrf.sampler, 0.0)
         passes += at_nodes * training.tethers_pictures + (2 + back) * training.tether_unrelated
     return training.gradient_accumulation_steps * data.batch_size * tokens(settings, folder) * passes
+
+
+def drawing_work(settings: TrainSettings, folder: Path, pictures: int) -> float:
+    """Work of what the model draws before the first step, in forward passes of a token: its own pictures, and its ways
+    to the ``pictures`` of the data set."""
+    training, data, flavour = settings.training, settings.dataset, read_flavour(folder)
+    ways = training.ways * pictures * tokens(settings, folder) if training.protection == "own_ways" else 0.0
+    side = data.sides(flavour.pixels)[0]
+    own = data.own_pictures * ((side // 16) ** 2 + CAPTION_TOKENS) * (2 if flavour.guidance else 1)
+    steps = settings.acrf.turbo_steps if training.protection == "own_ways" else flavour.steps
+    return steps * own + settings.acrf.turbo_steps * len(sides(settings, folder)) * ways
 
 
 def _first_block(settings: TrainSettings, blocks: int) -> int:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from zit_app.core import paths
 from zit_app.core.train_settings import TrainSettings, load_train_settings
+from zit_app.engine.demo import demo_settings
 from zit_app.engine.pocket.measure import rounded
 from zit_app.engine.pocket.paint import Painter
 from zit_app.engine.pocket.pictures import contact_sheet
@@ -57,9 +58,9 @@ def settings_of(changes: Sequence[str], steps: int) -> TrainSettings:
     return load_train_settings(paths.assets() / "demo" / "train.toml", [*always, *changes])
 
 
-def demo_settings(*changes: str) -> TrainSettings:
-    """The demo as it ships, with the model's own pictures beside the stickers, with changes."""
-    return load_train_settings(paths.assets() / "demo" / "demo.toml", [*UNSEEN, *changes])
+def demo_as_it_ships(*changes: str) -> TrainSettings:
+    """The demo without its previews, with changes."""
+    return demo_settings(*UNSEEN, *changes)
 
 
 def measure_way(
@@ -84,10 +85,10 @@ def measure_teaching(
     adapters = {
         "plain": teach(art.folder, settings_of(PLAIN, PLAIN_STEPS), work / f"plain_{PLAIN_STEPS}"),
         "stickers alone": teach(art.folder, settings_of((), PLAIN_STEPS), work / f"demo_{PLAIN_STEPS}"),
-        "demo": teach(art.folder, demo_settings(), work / "demo_own"),
+        "demo": teach(art.folder, demo_as_it_ships(), work / "demo_own"),
         "ink drawings": teach(ink.folder, settings_of((), TAUGHT_STEPS), work / f"ink_{TAUGHT_STEPS}"),
     }
-    long = {"demo, batches of 32": teach(art.folder, demo_settings("dataset.batch_size=32"), work / "demo_own_32")}
+    long = {"demo, batches of 32": teach(art.folder, demo_as_it_ships("dataset.batch_size=32"), work / "demo_own_32")}
     taught: dict[str, Any] = {"unrelated": {}, "kept": {}, "stickers": {}, "ink drawings": {}, "computed": {}}
     sheet: list[Image.Image] = []
     for name, adapter in {"without a LoRA": None, **adapters}.items():
