@@ -104,9 +104,11 @@ def test_the_ways_are_those_that_the_model_draws_on(cache: Cache, tiny_model: Pa
     assert work.ways is not None
     transformer = load_transformer(tiny_model, torch.device("cpu"), torch.float32)
     sample = cache.samples[0]
-    asked = [one for one in asked_ways(cache.samples, 2, [], None) if one.sample == sample]
+    asked = [one for one in asked_ways(cache.samples, ways_settings().training, [], None) if one.sample == sample]
     assert len(asked) == 2 == len(work.ways.of[sample.latents, sample.text])
-    assert len({one.seed for one in asked_ways(cache.samples, 2, [], None)}) == 2 * len(cache.samples)
+    assert len({one.seed for one in asked_ways(cache.samples, ways_settings().training, [], None)}) == 2 * len(
+        cache.samples
+    )
     for one, way in zip(asked, work.ways.of[sample.latents, sample.text], strict=True):
         caps = [cache.features(sample.text)]
 
@@ -165,7 +167,7 @@ def test_a_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path, ti
 def test_a_way_that_was_kept_is_not_drawn_again_unless_it_is_damaged(cache: Cache, tmp_path: Path) -> None:
     ways, sample, (path,) = made_up(torch.tensor([1.0, 0.9, 0.6, 0.3]))
     own = replace(sample, name="own_pictures/000003.png")
-    (asked,) = asked_ways([own], 2, ["", "", "", cache.empty_text], tmp_path)
+    (asked,) = asked_ways([own], ways_settings().training, ["", "", "", cache.empty_text], tmp_path)
     assert (asked.text, asked.seed) == (cache.empty_text, 3)
     drawn: list[Sequence[int]] = []
 

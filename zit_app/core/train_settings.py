@@ -14,6 +14,7 @@ from zit_app.core.preview_lines import read_preview
 from zit_app.core.settings import apply_set, describe, from_mapping, parse_toml, setting, to_toml
 from zit_app.core.undistilled import best_protection
 
+MOST_WAYS, WAYS_IN_ALL = 8, 200  # where the settings leave it open how many of the model's own ways are learnt on
 # What accelerate reports to, and the name under which each is installed.
 TRACKERS = {
     "tensorboard": "tensorboard",
@@ -263,10 +264,10 @@ class TrainingSettings:
         maximum=4.0,
     )
     ways: int = setting(
-        8,
-        "own_ways: how many drawings of each caption its picture is learnt on; more teach more, each costs a picture "
-        "and 8 MB (1024²)",
-        minimum=1,
+        0,
+        "own_ways: on how many drawings of its caption a picture is learnt; each costs a picture and 8 MB (1024²); "
+        "0 = 8 where pictures are few, fewer of many, about 200 in all",
+        minimum=0,
         maximum=256,
     )
     protection_adapter: str = setting(
@@ -305,6 +306,10 @@ class TrainingSettings:
     def tethers_pictures(self) -> bool:
         """Whether on the pictures, too; on the model's own ways to them it is redirected instead."""
         return self.tethered and self.tether_pictures and self.protection != "own_ways"
+
+    def ways_to_each(self, pictures: int) -> int:
+        """How many of the model's own ways there are to each of so many pictures."""
+        return self.ways or max(1, min(MOST_WAYS, WAYS_IN_ALL // pictures))
 
     @property
     def asks_unrelated(self) -> bool:

@@ -228,7 +228,7 @@ def _ways(settings: TrainSettings, taught: Cache, model: Path, progress: Progres
     own, length = drawn_from(taught.dataset), settings.dataset.max_sequence_length
     prints = encode_beside(taught.dataset, own, model, length, progress)
     run = progress.run.folder if progress.run else None
-    return asked_ways(taught.samples, settings.training.ways, prints, run)
+    return asked_ways(taught.samples, settings.training, prints, run)
 
 
 def _first_captions(cache: Cache) -> tuple[Preview, ...]:

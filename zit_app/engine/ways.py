@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zit_app.core.train_settings import TrainingSettings
 from zit_app.data.formats import Size
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.frozen import Frozen
@@ -75,11 +76,17 @@ class Ways:
         return (sigma_B.cpu()[:, None] - self.sigma_N.to(sigma_B.dtype).cpu()).abs().argmin(1)
 
 
-def asked_ways(samples: Sequence[Sample], seeds: int, own_texts: Sequence[str], run: Path | None) -> list[Asked]:
-    """``seeds`` ways to each picture of the data set, and to own picture i the one that it was drawn on: prompt i (its
-    fingerprint is number i of ``own_texts``) from seed i. They are kept in the folder of the ``run``."""
+def asked_ways(
+    samples: Sequence[Sample], training: TrainingSettings, own_texts: Sequence[str], run: Path | None
+) -> list[Asked]:
+    """As many ways as the settings say to each picture of the data set, and to own picture i the one that it was drawn
+    on: prompt i (its fingerprint is number i of ``own_texts``) from seed i. They are kept in the folder of the ``run``.
+    """
     asked: list[Asked] = []
-    for sample in {(one.latents, one.text): one for one in samples}.values():
+    different = {(one.latents, one.text): one for one in samples}.values()
+    given = sum(place_of(one.name) is None for one in different)
+    seeds = training.ways_to_each(max(1, given))
+    for sample in different:
         own = place_of(sample.name)
         if own is not None:
             asked.append(Asked(sample, own_texts[own], own, run and own_file(run, own)))

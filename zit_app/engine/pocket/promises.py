@@ -58,15 +58,18 @@ SMALL = (
     "dataset.batch_size=8",
 )
 NULL_SPACE = ("training.protection=null_space",)
+OWN_WAYS = ("training.protection=own_ways", "training.tether=10")
 RANK_16 = ("lora.network_dim=16", "lora.network_alpha=16")
 REPORT = ("acrf.base=charbonnier", "acrf.lambda_cos=0.1", "acrf.lambda_fft=0.1")
+PRESETS = ("portrait", "style", "detail", "balanced")
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> preset, changes
     "portrait": ("portrait", ()),
     "style": ("style", ()),
     "detail": ("detail", ()),
     "balanced": ("balanced", ()),
-    # As they settle where the undistilled model is not at hand.
-    **{f"{name}, null space": (name, NULL_SPACE) for name in ("portrait", "style", "detail", "balanced")},
+    # Where the undistilled model is not at hand.
+    **{f"{name}, null space": (name, NULL_SPACE) for name in PRESETS},
+    **{f"{name}, own ways": (name, OWN_WAYS) for name in PRESETS},
     "portrait, rank 16": ("portrait", RANK_16),
     "style, squared error": ("style", ("acrf.base=mse",)),
     "detail, spectrum term": ("detail", ("acrf.lambda_fft=0.1",)),

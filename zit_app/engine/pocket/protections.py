@@ -43,7 +43,7 @@ HELD_BLOCK = (
 )
 CHARBONNIER_BLOCK = ("training.protection=base", *BASE, "lora.layers=3", "acrf.base=charbonnier")
 QUICK = (*CHARBONNIER_BLOCK, "training.learning_rate=1.5e-3")
-OWN = (  # the demo's; 500 steps
+OWN = (  # 500 steps
     "training.protection=base",
     "training.health_every=0",
     "acrf.base=charbonnier",
@@ -51,6 +51,16 @@ OWN = (  # the demo's; 500 steps
     "training.learning_rate=4e-3",
     "dataset.own_pictures=318",
 )
+OWN_WAYS = (  # the demo's, without its own pictures; 500 steps
+    "training.protection=own_ways",
+    "training.health_every=0",
+    "acrf.base=charbonnier",
+    "lora.layers=2-5",
+    "training.learning_rate=3e-3",
+    "training.tether=10",
+    "training.unrelated_count=32",
+)
+OWN_WIDENED = (*OWN_WAYS, "dataset.own_pictures=318", "training.ways=2")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("acrf.sampler=uniform", *UNPROTECTED),
     "nodes": ("acrf.sampler=anchor", *UNPROTECTED),
@@ -101,6 +111,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "own pictures, batches of 32": (*OWN, "dataset.batch_size=32"),
     "own pictures, as they are drawn": (*OWN, "dataset.own_colors=0"),
     "as with own pictures, without them": (*OWN, "dataset.own_pictures=0"),
+    "own ways": OWN_WAYS,
+    "own ways, not held": (*OWN_WAYS, "training.tether=0"),
+    "own ways, own pictures": OWN_WIDENED,
+    "own ways, own pictures, not held": (*OWN_WIDENED, "training.tether=0"),
     "null space": ("acrf.sampler=uniform", *NULL_SPACE),
     "null space, few prompts": ("acrf.sampler=uniform", *NULL_SPACE, "training.unrelated_count=16"),
     "replay": (*UNPROTECTED, "training.replay=0.25"),

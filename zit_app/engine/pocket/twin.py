@@ -5,6 +5,7 @@ in styles it was not shown, are drawn at 8 and at 30 steps and as the undistille
 without it. Turbo loses its 8-step pictures and has most of them back at 30.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,9 +46,20 @@ PLAIN = (
     "training.protection=none",
     "training.learning_rate=6e-4",
 )
+LONGEST = 150  # letters of a folder name
+HELD = paths.assets() / "demo" / "unrelated.txt"  # other things than are asked, in other styles
 LAST_BLOCKS = "lora.layers=4-5"  # a computed style comes nearer to its truth there than in block 3 (docs/protection.md)
 WAYS = {
     "on the base's weights": (LAST_BLOCKS,),
+    "on its own ways": (
+        "lora.layers=2-5",
+        "training.protection=own_ways",
+        "training.learning_rate=3e-3",
+        "training.tether=10",
+        "training.tether_unrelated=1",
+        "training.unrelated_count=32",
+        f'training.unrelated_prompts="{HELD.as_posix()}"',
+    ),
     "at the nodes": (LAST_BLOCKS, "training.protection=none", "acrf.sampler=anchor", "dataset.batch_size=32"),
 }
 
@@ -69,9 +81,15 @@ def measure_way(
     """A computed style taught by the quick settings with ``changes``, in a run folder below ``work`` (a finished
     one is kept): how near it comes to the truth, and what is left of unrelated prompts."""
     dataset = write_dataset(questions, style, work / f"pictures_{style}")
-    folder = work / re.sub(r"[^A-Za-z0-9.]+", "-", " ".join([style, *changes]))
+    folder = work / run_name([style, *changes])
     adapter = teach(dataset, settings_of(changes, TAUGHT_STEPS), folder)
     return computed_score(questions, painter, adapter, style), unrelated(questions, painter, adapter)
+
+
+def run_name(words: Sequence[str]) -> str:
+    """A folder name that tells a training's changes, cut where a file system would not take it."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(words))
+    return name if len(name) < LONGEST else f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def measure_teaching(
