@@ -328,23 +328,20 @@ def test_the_embedded_models_know_each_other(home: Path) -> None:
 def test_the_best_protection_is_settled_when_a_run_is_made(
     home: Path, tiny_model: Path, undistilled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settled_for(model: str, kind: str = "lora", **training: Any) -> str:
-        settings = small_settings(protection="auto", **training)
-        lora = replace(settings.lora, network_type=kind)
-        return job_toml(replace(settings, lora=lora), TrainJob(model, "pictures"))
+    def settled_for(model: str, **training: Any) -> str:
+        return job_toml(small_settings(protection="auto", **training), TrainJob(model, "pictures"))
 
     assert 'protection = "base"' in settled_for("pocket")
     assert 'protection = "none"' in settled_for("pocket-base")  # it has no few steps to lose
-    assert 'protection = "null_space"' in settled_for(str(tiny_model))  # nobody knows what it was distilled from
-    assert 'protection = "tether"' in settled_for(str(tiny_model), "lokr")  # the other is for LoRAs
+    assert 'protection = "own_ways"' in settled_for(str(tiny_model))  # nobody knows what it was distilled from
     assert 'protection = "base"' in settled_for(str(tiny_model), protection_base=str(undistilled))
     turbo = paths.models() / "Z-Image-Turbo"
     shutil.copytree(tiny_model, turbo)
-    assert 'protection = "null_space"' in settled_for("turbo")
+    assert 'protection = "own_ways"' in settled_for("turbo")
     shutil.copytree(undistilled, paths.models() / "Z-Image")
     assert 'protection = "base"' in settled_for("turbo")
     monkeypatch.setattr("zit_app.core.undistilled.memory_bytes", lambda: 1000)  # too little for a second set of weights
-    assert 'protection = "null_space"' in settled_for("turbo")
+    assert 'protection = "own_ways"' in settled_for("turbo")
     with pytest.raises(ZitError, match="no model 'nowhere'"):
         settled_for("nowhere")
 

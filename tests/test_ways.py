@@ -151,25 +151,6 @@ def beside_own_pictures(**changes: object) -> TrainSettings:
     return replace(settings, dataset=replace(settings.dataset, own_pictures=2, own_colors=0, trigger_word="tok"))
 
 
-def test_of_pictures_with_one_caption_each_way_leads_to_the_nearest() -> None:
-    """By hand: four ways, two pictures; two ways to each, though three end nearer to the first one."""
-    nodes = torch.tensor([1.0, 0.5])
-
-    def ending(value: float) -> Way:
-        return Way(torch.zeros(2, 1, 4, 4).half(), torch.zeros(2, 1, 4, 4).half(), torch.full((1, 4, 4), value).half())
-
-    pictures = [Sample(f"{i}.png", (32, 32), f"latents {i}", "one caption") for i in range(2)]
-    own = Sample("own_pictures/000000.png", (32, 32), "latents 2", "one caption")
-    other = Sample("3.png", (32, 32), "latents 3", "another caption")
-    ends = {"latents 0": [9.0, 0.2], "latents 1": [0.0, 3.0], "latents 2": [10.0], "latents 3": [0.1]}
-    keys = {one.latents: (one.latents, one.text) for one in (*pictures, own, other)}
-    ways = Ways({keys[name]: [ending(value) for value in values] for name, values in ends.items()}, nodes)
-    shown = {"latents 0": 0.0, "latents 1": 8.0}
-    nearest = ways.to_nearest([*pictures, own, other], lambda one: torch.full((1, 4, 4), shown[one.latents]))
-    found = {name: [round(float(way.x0_CHW.mean()), 1) for way in nearest.of[key]] for name, key in keys.items()}
-    assert found == {"latents 0": [0.0, 0.2], "latents 1": [9.0, 3.0], "latents 2": [10.0], "latents 3": [0.1]}
-
-
 def test_a_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path, tiny_model: Path) -> None:
     dataset = make_dataset(tmp_path / "data")
     whole, cut = (new_run(tmp_path / name, beside_own_pictures(), dataset, tiny_model) for name in ("whole", "cut"))

@@ -438,7 +438,7 @@ def settled(settings: TrainSettings, model: Path) -> TrainSettings:
     training = settings.training
     if training.protection != "auto":
         return settings
-    protection = best_protection(model, training.protection_base, settings.lora.network_type)
+    protection = best_protection(model, training.protection_base)
     return replace(settings, training=replace(training, protection=protection))
 
 

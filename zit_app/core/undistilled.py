@@ -20,15 +20,13 @@ def origin_of(model: Path) -> str | None:
     return None
 
 
-def best_protection(model: Path, named_base: str = "", network_type: str = "lora") -> str:
+def best_protection(model: Path, named_base: str = "") -> str:
     """What ``training.protection = "auto"`` stands for with the model in this folder, on this machine.
 
     Nothing for a model that is not distilled; learning on the undistilled weights where they are here (or
-    ``named_base`` says which they are) and the memory can hold them beside all else; else learning where unrelated
-    prompts are not disturbed, or, of the kinds of adapter that cannot, staying near the few-step model
-    (docs/protection.md has the figures).
+    ``named_base`` says which they are) and the memory can hold them beside all else; else learning on the few-step
+    model's own ways (docs/protection.md and docs/training.md have the figures).
     """
-    without = "null_space" if network_type == "lora" else "tether"
     if read_flavour(model).guidance > 0:
         return "none"
     if named_base:
@@ -36,9 +34,9 @@ def best_protection(model: Path, named_base: str = "", network_type: str = "lora
     origin = origin_of(model)
     place = None if origin is None else _place(origin)
     if place is None or not (place / "model_index.json").is_file():
-        return without
+        return "own_ways"
     size = sum(file.stat().st_size for file in (place / "transformer").glob("*.safetensors"))
-    return "base" if ROOM * size <= memory_bytes() else without
+    return "base" if ROOM * size <= memory_bytes() else "own_ways"
 
 
 def _place(name: str) -> Path:

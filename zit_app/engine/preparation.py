@@ -43,7 +43,6 @@ from zit_app.engine.widened import drawn_from
 from zit_app.engine.work import Preview, Work, compute_dtype
 from zit_app.flow.timesteps import Sampler, SigmaSampler
 from zit_app.model.adapters import attach_lora, lora_state
-from zit_app.model.latents import normalise
 from zit_app.model.loading import load_transformer
 from zit_app.model.null_space import NullSpace
 
@@ -97,7 +96,7 @@ def prepare(
         held=held,
         frozen=guard.frozen,
         held_to=guard.held_to,
-        ways=guard.ways and guard.ways.to_nearest(taught.samples, lambda one: normalise(vae, taught.mean(one))),
+        ways=guard.ways,
         previews=previews or _first_captions(taught),
         masks=masks,
         lab=fitted[0] if fitted else None,

@@ -39,7 +39,7 @@ class Way:
 
     @classmethod
     def read(cls, path: Path) -> "Way | None":
-        """None where there is none, or none that is whole."""
+        """None where there is none, or none that is whole. Its tensors are mapped from the file, not loaded."""
         try:
             with safe_open(path, framework="pt") as file:
                 return cls(*(file.get_tensor(name) for name in cls.__dataclass_fields__))

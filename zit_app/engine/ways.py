@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zit_app.core.train_settings import TrainingSettings
@@ -28,7 +27,6 @@ from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.frozen import Frozen
 from zit_app.engine.way_files import FOLDER, Way, own_file, place_of
 
-COARSE = 16  # latent pixels a side
 TOGETHER = 64  # ways that are drawn before they are kept
 FIRST_SEED = 100_000  # of ways to the pictures of a data set: far from those that own pictures are drawn from
 Watch = Callable[[list[Tensor], Size, Sequence[int]], Frozen]  # draws captions, in a size, from seeds
@@ -74,35 +72,8 @@ class Ways:
         state_BCHW = x + (1 - sigma) * share * moved_BCHW
         return foreseen_BCHW, (state_BCHW - (1 - sigma) * foreseen_BCHW) / sigma
 
-    def to_nearest(self, samples: Sequence[Sample], latents_of: Callable[[Sample], Tensor]) -> "Ways":
-        """The same, but of pictures with one caption each way leads to the one that it ends nearest to, as many to each
-        as before: what a seed is turned into is then as little another thing as it can be (couplings like these: Tong
-        et al. 2023, arXiv:2302.00482). Own pictures have theirs already."""
-        of = dict(self.of)
-        given = {(one.latents, one.text): one for one in samples if place_of(one.name) is None}
-        for text, size in dict.fromkeys((one.text, one.size) for one in given.values()):
-            keys = [key for key, one in given.items() if (one.text, one.size) == (text, size)]
-            if len(keys) == 1:
-                continue
-            ways = [way for key in keys for way in self.of[key]]
-            ends_WF = _glances([way.x0_CHW for way in ways])
-            apart_WP = torch.cdist(ends_WF, _glances([latents_of(given[key]) for key in keys]))
-            places, of_key = [len(self.of[key]) for key in keys], {key: list[Way]() for key in keys}
-            taken = [False] * len(ways)
-            for way, picture in (divmod(at, len(keys)) for at in apart_WP.flatten().argsort().tolist()):
-                if not taken[way] and len(of_key[keys[picture]]) < places[picture]:
-                    of_key[keys[picture]].append(ways[way])
-                    taken[way] = True
-            of |= of_key
-        return Ways(of, self.sigma_N)
-
     def _columns(self, sigma_B: Tensor) -> Tensor:
         return (sigma_B.cpu()[:, None] - self.sigma_N.to(sigma_B.dtype).cpu()).abs().argmin(1)
-
-
-def _glances(latents: Sequence[Tensor]) -> Tensor:
-    """Latents (C, H, W) so coarse that what is where still shows, (B, F)."""
-    return torch.stack([F.adaptive_avg_pool2d(one.float().cpu(), COARSE).flatten() for one in latents])
 
 
 def asked_ways(
@@ -136,9 +107,11 @@ def record_ways(asked: Sequence[Asked], cache: Cache, watch: Watch, nodes_N: Ten
             these = lacking[at : at + TOGETHER]
             seen = watch([cache.features(one.text) for one in these], size, [one.seed for one in these])
             for i, one in enumerate(these):
-                known[one] = way = Way(seen.x_MNCHW[i].half(), seen.v_MNCHW[i].half(), seen.x0_MCHW[i].half())
+                way = Way(seen.x_MNCHW[i].half(), seen.v_MNCHW[i].half(), seen.x0_MCHW[i].half())
                 if one.file and writes:
                     way.write(one.file)
+                    way = Way.read(one.file) or way  # 200 of them at 1024² are 1.7 GB, which may stay on the disk
+                known[one] = way
     ways: dict[tuple[str, str], list[Way]] = {}
     for one, found in known.items():
         assert found is not None

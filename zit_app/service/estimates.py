@@ -141,8 +141,8 @@ def step_memory(settings: TrainSettings, config: Config, pixels: int, card: bool
         LORA_BYTES[optimizer],
         _first_block(settings, int(config["n_layers"])),
     )
-    if settings.lora.network_type != "lora" or training.protection not in ("null_space", "auto"):
-        return step  # auto, where the model is not known yet, is counted at the most
+    if settings.lora.network_type != "lora" or training.protection != "null_space":
+        return step
     directions = null_space_numbers(settings.lora, config) * full
     return replace(step, weights=step.weights + directions + 2 * numbers)  # half of them are A, kept twice in fp32
 

@@ -191,10 +191,9 @@ TABLE = {
     "train.name": "Name",
     "train.name_help": "Empty = the dataset's",
     "train.auto_base": "Few-step pictures are protected: it learns on the weights of the undistilled model.",
-    "train.auto_null_space": "Few-step pictures are protected: it learns in directions that other prompts hardly use. "
-    "With its undistilled model here (Models & settings) and memory for it, they would be kept better.",
-    "train.auto_tether": "Few-step pictures are protected by staying near the model. With its undistilled model here "
-    "(Models & settings) and memory for it, they would be kept better.",
+    "train.auto_own_ways": "Few-step pictures are protected: the model first draws the captions itself, and it learns "
+    "on the ways to these drawings. With its undistilled model here (Models & settings) and memory for it, a person or "
+    "thing would be learnt better.",
     "train.prompts": "Preview prompts",
     "train.prompts_help": "What it draws on the way, one a line; empty = the first two captions. Size, seed and steps "
     "may follow: a red boat --w 832 --h 1216 --d 7 --s 12",

@@ -49,17 +49,21 @@ PLAIN = (
 LONGEST = 150  # letters of a folder name
 HELD = paths.assets() / "demo" / "unrelated.txt"  # other things than are asked, in other styles
 LAST_BLOCKS = "lora.layers=4-5"  # a computed style comes nearer to its truth there than in block 3 (docs/protection.md)
+OWN_WAYS = (
+    "lora.layers=2-5",
+    "training.protection=own_ways",
+    "training.learning_rate=3e-3",
+    "training.tether=10",
+    "training.tether_unrelated=1",
+    "training.unrelated_count=32",
+    f'training.unrelated_prompts="{HELD.as_posix()}"',
+)
+NOT_HELD = ("training.tether=0", "dataset.batch_size=16", f"training.max_steps={TAUGHT_STEPS}")  # of the demo
+STRONG = 1.2
+STICKERS, INK = ("plain", "stickers alone", "demo", "demo, not held"), ("ink drawings", "ink drawings, on its own ways")
 WAYS = {
     "on the base's weights": (LAST_BLOCKS,),
-    "on its own ways": (
-        "lora.layers=2-5",
-        "training.protection=own_ways",
-        "training.learning_rate=3e-3",
-        "training.tether=10",
-        "training.tether_unrelated=1",
-        "training.unrelated_count=32",
-        f'training.unrelated_prompts="{HELD.as_posix()}"',
-    ),
+    "on its own ways": OWN_WAYS,
     "at the nodes": (LAST_BLOCKS, "training.protection=none", "acrf.sampler=anchor", "dataset.batch_size=32"),
 }
 
@@ -104,9 +108,10 @@ def measure_teaching(
         "plain": teach(art.folder, settings_of(PLAIN, PLAIN_STEPS), work / f"plain_{PLAIN_STEPS}"),
         "stickers alone": teach(art.folder, settings_of((), PLAIN_STEPS), work / f"demo_{PLAIN_STEPS}"),
         "demo": teach(art.folder, demo_as_it_ships(), work / "demo_own"),
+        "demo, not held": teach(art.folder, demo_as_it_ships(*NOT_HELD), work / "demo_not_held"),
         "ink drawings": teach(ink.folder, settings_of((), TAUGHT_STEPS), work / f"ink_{TAUGHT_STEPS}"),
+        "ink drawings, on its own ways": teach(ink.folder, settings_of(OWN_WAYS, TAUGHT_STEPS), work / "ink_ways"),
     }
-    long = {"demo, batches of 32": teach(art.folder, demo_as_it_ships("dataset.batch_size=32"), work / "demo_own_32")}
     taught: dict[str, Any] = {"unrelated": {}, "kept": {}, "stickers": {}, "ink drawings": {}, "computed": {}}
     sheet: list[Image.Image] = []
     for name, adapter in {"without a LoRA": None, **adapters}.items():
@@ -124,14 +129,17 @@ def measure_teaching(
         note(f"demo, what stays at {drawn}: {rounded(row)}")
         keep(taught)
     drawn_arts = {
-        "stickers": (art, {name: adapters[name] for name in ("plain", "stickers alone", "demo")} | long),
-        "ink drawings": (ink, {"ink drawings": adapters["ink drawings"]}),
+        "stickers": (art, {name: adapters[name] for name in STICKERS}),
+        "ink drawings": (ink, {name: adapters[name] for name in INK}),
     }
     for title, (asked, trained) in drawn_arts.items():
         rows: dict[str, Path | None] = {"without a LoRA": None, **trained}
         for name, adapter in rows.items():
             row = taught[title][name] = judged_score(questions, painter, adapter, asked)
             note(f"{title}, {name}: {rounded(row)}")
+        if art is asked:
+            strong = judged_score(questions, painter, trained["demo, not held"], asked, strength=STRONG)
+            taught[title][f"demo, not held, strength {STRONG}"] = strong
         taught[title] |= judged_bounds(questions, painter, asked)
         keep(taught)
     for style in COMPUTED:
