@@ -171,7 +171,7 @@ def test_a_way_that_was_kept_is_not_drawn_again_unless_it_is_damaged(cache: Cach
     assert (asked.text, asked.seed) == (cache.empty_text, 3)
     drawn: list[Sequence[int]] = []
 
-    def watch(caps: list[torch.Tensor], size: tuple[int, int], seeds: Sequence[int]) -> Frozen:
+    def watch(caps: list[torch.Tensor], size: tuple[int, int], seeds: Sequence[int], stage: str) -> Frozen:
         drawn.append(seeds)
         x, v, end = torch.from_numpy(path[:4]), torch.from_numpy(path[4:8]), torch.from_numpy(path[8])
         return Frozen(caps, list(seeds), ways.sigma_N, x[None].float(), v[None].float(), end[None].float())
@@ -179,7 +179,7 @@ def test_a_way_that_was_kept_is_not_drawn_again_unless_it_is_damaged(cache: Cach
     for times, damaged in ((1, False), (1, False), (2, True), (2, False)):
         if damaged:
             asked.file.write_bytes(asked.file.read_bytes()[:50])  # type: ignore[union-attr]
-        (way,) = record_ways([asked], cache, watch, ways.sigma_N).of["latents", "text"]
+        (way,) = record_ways([asked], cache, watch, ways.sigma_N, Progress()).of["latents", "text"]
         assert len(drawn) == times
         (same,) = ways.of["latents", "text"]
         assert torch.equal(way.x_NCHW, same.x_NCHW) and torch.equal(way.v_NCHW, same.v_NCHW)
@@ -188,6 +188,27 @@ def test_a_way_that_was_kept_is_not_drawn_again_unless_it_is_damaged(cache: Cach
     torch.testing.assert_close(
         along.v_NCHW.double(), torch.from_numpy(path[4:8]), atol=0.06, rtol=0.01
     )  # halves' steps
+
+
+def test_asked_to_stop_while_the_captions_are_drawn_it_stops_then_and_goes_on_later(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zit_app.engine.ways.TOGETHER", 1)
+    dataset = make_dataset(tmp_path / "data")
+    plain = ways_settings(max_steps=2, save_every=2, tether_unrelated=0.0)
+    whole, cut = (new_run(tmp_path / name, plain, dataset, tiny_model) for name in ("whole", "cut"))
+
+    class Impatient(Progress):
+        def stage(self, text: str) -> None:
+            super().stage(text)
+            if "part 2 of" in text:
+                cut.request(stop=True)
+
+    assert resume(whole, Progress(whole)) is not None
+    assert resume(cut, Impatient(cut)) is None
+    assert cut.state() == "stopped" and len(list((cut.folder / "ways").iterdir())) == 2
+    assert resume(Run.open(cut.folder), Progress(cut)) is not None
+    assert_identical(trained(whole, 2), trained(cut, 2))
 
 
 def test_own_pictures_are_learnt_on_the_ways_that_they_were_drawn_on(tmp_path: Path, tiny_model: Path) -> None:

@@ -77,12 +77,13 @@ def watch(
     nodes_N: Tensor,
     guidance: float,
     progress: Progress,
+    stage: str = "Watching the untrained model",
 ) -> Frozen:
     """Draw every prompt at its own seed through the nodes, in a size in pixels, and record states and answers.
 
     With guidance the states are those of the guided way, the answers the model's own to the prompt.
     """
-    progress.stage("Watching the untrained model")
+    progress.stage(stage)
     device = transformer.device
     states: list[Tensor] = []
     answers: list[Tensor] = []

@@ -53,7 +53,7 @@ class Untrained:
         """Its ways to the pictures, where they are asked for."""
         if not self.asked:
             return None
-        return record_ways(self.asked, self.cache, self._drawing, self.nodes_N, self.writes)
+        return record_ways(self.asked, self.cache, self._drawing, self.nodes_N, self.progress, self.writes)
 
     def watched(self, as_run: Path, recording: Sequence[str] = ()) -> tuple[Frozen, dict[str, Tensor]]:
         """How it draws the prompts, guided as the model in ``as_run``, and the inputs of the layers ``recording``."""
@@ -61,12 +61,19 @@ class Untrained:
         calls = passes(len(self.caps), len(self.nodes_N), guidance)
         with recorded_inputs(self.transformer, recording, calls, self.seed) as inputs:
             seeds = range(FIRST_SEED, FIRST_SEED + len(self.caps))
-            frozen = self._drawing(self.caps, (self.cache.side, self.cache.side), seeds, guidance)
+            frozen = self._drawing(self.caps, (self.cache.side, self.cache.side), seeds, guidance=guidance)
         return frozen, inputs
 
-    def _drawing(self, caps: list[Tensor], size: Size, seeds: Sequence[int], guidance: float = 0.0) -> Frozen:
+    def _drawing(
+        self,
+        caps: list[Tensor],
+        size: Size,
+        seeds: Sequence[int],
+        stage: str = "Watching the untrained model",
+        guidance: float = 0.0,
+    ) -> Frozen:
         empty = self.cache.features(self.cache.empty_text)
-        return watch(self.transformer, caps, empty, seeds, size, self.nodes_N, guidance, self.progress)
+        return watch(self.transformer, caps, empty, seeds, size, self.nodes_N, guidance, self.progress, stage)
 
 
 def stand_guard(

@@ -110,7 +110,7 @@ def _share(work: Work, batch: Sequence[int], draws: Draws, share: slice) -> tupl
     x0_SCHW, caps = work.load(samples, draws.dropped[share])
     noise_SCHW, sigma_S = draws.noise_BCHW[share].to(work.device), draws.sigma_B[share].to(work.device)
     if work.ways is not None:
-        x0_SCHW, noise_SCHW = work.ways.redirected(samples, x0_SCHW, sigma_S, *draws.chances_2B[:, share])
+        x0_SCHW, noise_SCHW = work.ways.redirected(samples, x0_SCHW, draws.sigma_B[share], *draws.chances_2B[:, share])
     return x0_SCHW, noise_SCHW, sigma_S, caps
 
 

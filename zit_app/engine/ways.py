@@ -21,15 +21,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zit_app.core.progress import Progress
 from zit_app.core.train_settings import TrainingSettings
 from zit_app.data.formats import Size
 from zit_app.engine.cache import Cache, Sample
 from zit_app.engine.frozen import Frozen
 from zit_app.engine.way_files import FOLDER, Way, own_file, place_of
 
-TOGETHER = 64  # ways that are drawn before they are kept
+TOGETHER = 16  # ways that are drawn before they are kept
 FIRST_SEED = 100_000  # of ways to the pictures of a data set: far from those that own pictures are drawn from
-Watch = Callable[[list[Tensor], Size, Sequence[int]], Frozen]  # draws captions, in a size, from seeds
+Watch = Callable[[list[Tensor], Size, Sequence[int], str], Frozen]  # draws captions, in a size, from seeds; a stage
 
 
 @dataclass(frozen=True)
@@ -97,23 +98,34 @@ def asked_ways(
     return asked
 
 
-def record_ways(asked: Sequence[Asked], cache: Cache, watch: Watch, nodes_N: Tensor, writes: bool = True) -> Ways:
+def record_ways(
+    asked: Sequence[Asked], cache: Cache, watch: Watch, nodes_N: Tensor, progress: Progress, writes: bool = True
+) -> Ways:
     """Those that are kept; the others the untrained model draws, size by size, and they are kept from then on
-    (in one process of several, the one that ``writes``)."""
-    known = {one: Way.read(one.file) if one.file else None for one in asked}
-    for size in dict.fromkeys(one.sample.size for one in asked):
-        lacking = [one for one in asked if known[one] is None and one.sample.size == size]
-        for at in range(0, len(lacking), TOGETHER):  # after an interruption it goes on from here
-            these = lacking[at : at + TOGETHER]
-            seen = watch([cache.features(one.text) for one in these], size, [one.seed for one in these])
-            for i, one in enumerate(these):
-                way = Way(seen.x_MNCHW[i].half(), seen.v_MNCHW[i].half(), seen.x0_MCHW[i].half())
-                if one.file and writes:
-                    way.write(one.file)
-                    way = Way.read(one.file) or way  # 200 of them at 1024² are 1.7 GB, which may stay on the disk
-                known[one] = way
+    (in one process of several, the one that ``writes``). Asked to stop, it leaves the rest, for which a resume comes.
+    """
+    known = {one: way for one in asked if one.file and (way := Way.read(one.file))}
+    lacking = [one for one in asked if one not in known]
+    sizes = dict.fromkeys(one.sample.size for one in lacking)
+    batches = [
+        of_size[at : at + TOGETHER]
+        for of_size in ([one for one in lacking if one.sample.size == size] for size in sizes)
+        for at in range(0, len(of_size), TOGETHER)
+    ]
+    for number, these in enumerate(batches):
+        if progress.stop_requested():
+            break
+        stage = f"Drawing the captions to learn on the ways to them, part {number + 1} of {len(batches)}"
+        size, seeds = these[0].sample.size, [one.seed for one in these]
+        seen = watch([cache.features(one.text) for one in these], size, seeds, stage)
+        for i, one in enumerate(these):
+            way = Way(seen.x_MNCHW[i].half(), seen.v_MNCHW[i].half(), seen.x0_MCHW[i].half())
+            if one.file and writes:
+                way.write(one.file)
+                way = Way.read(one.file) or way  # 200 of them at 1024² are 1.7 GB, which may stay on the disk
+            known[one] = way
     ways: dict[tuple[str, str], list[Way]] = {}
-    for one, found in known.items():
-        assert found is not None
-        ways.setdefault((one.sample.latents, one.sample.text), []).append(found)
+    for one in asked:
+        if one in known:
+            ways.setdefault((one.sample.latents, one.sample.text), []).append(known[one])
     return Ways(ways, nodes_N.float())
