@@ -58,7 +58,7 @@ SMALL = (
     "dataset.batch_size=8",
 )
 NULL_SPACE = ("training.protection=null_space",)
-OWN_WAYS = ("training.protection=own_ways", "training.tether=10")
+OWN_WAYS = ("training.protection=own_ways",)
 RANK_16 = ("lora.network_dim=16", "lora.network_alpha=16")
 REPORT = ("acrf.base=charbonnier", "acrf.lambda_cos=0.1", "acrf.lambda_fft=0.1")
 PRESETS = ("portrait", "style", "detail", "balanced")
