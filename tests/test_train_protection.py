@@ -335,6 +335,9 @@ def test_the_best_protection_is_settled_when_a_run_is_made(
     assert 'protection = "none"' in settled_for("pocket-base")  # it has no few steps to lose
     assert 'protection = "own_ways"' in settled_for(str(tiny_model))  # nobody knows what it was distilled from
     assert 'protection = "base"' in settled_for(str(tiny_model), protection_base=str(undistilled))
+    alone = small_settings(protection="auto")
+    alone = replace(alone, dataset=replace(alone.dataset, drawn=2))  # its own pictures and nothing else
+    assert 'protection = "none"' in job_toml(alone, TrainJob(str(tiny_model), ""))
     turbo = paths.models() / "Z-Image-Turbo"
     shutil.copytree(tiny_model, turbo)
     assert 'protection = "own_ways"' in settled_for("turbo")

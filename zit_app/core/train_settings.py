@@ -439,6 +439,8 @@ def settled(settings: TrainSettings, model: Path) -> TrainSettings:
     if training.protection != "auto":
         return settings
     protection = best_protection(model, training.protection_base)
+    if protection == "own_ways" and settings.dataset.drawn:  # its ways to these lead where they led before
+        protection = "none"
     return replace(settings, training=replace(training, protection=protection))
 
 
