@@ -229,6 +229,16 @@ def test_own_pictures_are_learnt_on_the_ways_that_they_were_drawn_on(tmp_path: P
         assert np.abs(drawn - np.asarray(Image.open(copy / sample.name))).mean() < 1
 
 
+def test_a_folder_of_that_name_in_a_data_set_is_the_persons(tmp_path: Path, tiny_model: Path) -> None:
+    dataset = make_dataset(tmp_path / "data")
+    (dataset / "own_pictures").mkdir()
+    for file in list(dataset.glob("0.*")):
+        file.rename(dataset / "own_pictures" / f"holiday{file.suffix}")
+    work, _ = prepared(ways_settings(), build_cache(dataset, tiny_model, 64), tiny_model)
+    assert work.ways is not None
+    assert {len(work.ways.of[one.latents, one.text]) for one in work.cache.samples} == {2}
+
+
 def test_what_cannot_be_learnt_so_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     dataset, settings = make_dataset(tmp_path / "data"), beside_own_pictures()
     guided = shutil.copytree(tiny_model, tmp_path / "guided")

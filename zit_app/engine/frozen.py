@@ -77,7 +77,7 @@ def watch(
     nodes_N: Tensor,
     guidance: float,
     progress: Progress,
-    stage: str = "Watching the untrained model",
+    stage: str,
 ) -> Frozen:
     """Draw every prompt at its own seed through the nodes, in a size in pixels, and record states and answers.
 

@@ -61,7 +61,8 @@ class Untrained:
         calls = passes(len(self.caps), len(self.nodes_N), guidance)
         with recorded_inputs(self.transformer, recording, calls, self.seed) as inputs:
             seeds = range(FIRST_SEED, FIRST_SEED + len(self.caps))
-            frozen = self._drawing(self.caps, (self.cache.side, self.cache.side), seeds, guidance=guidance)
+            square = (self.cache.side, self.cache.side)
+            frozen = self._drawing(self.caps, square, seeds, "Watching the untrained model", guidance)
         return frozen, inputs
 
     def _drawing(
@@ -69,7 +70,7 @@ class Untrained:
         caps: list[Tensor],
         size: Size,
         seeds: Sequence[int],
-        stage: str = "Watching the untrained model",
+        stage: str,
         guidance: float = 0.0,
     ) -> Frozen:
         empty = self.cache.features(self.cache.empty_text)

@@ -64,7 +64,7 @@ def prepare(
     masks = find_masks(settings, cache, model)
     with accelerator.main_process_first():
         named, previews = _prompts_beside(settings, cache, model, progress)
-        asked_of_it = _ways(settings, taught, model, progress)
+        to_draw = _ways(settings, taught, model, progress)
     nodes_N = training_nodes(acrf)
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(model / "vae"))
@@ -72,8 +72,8 @@ def prepare(
 
     progress.stage("Loading the transformer")
     transformer = load_transformer(model, accelerator.device, compute_dtype(accelerator))
-    asked, writes = list(named.values()), accelerator.is_main_process
-    untrained = Untrained(transformer, cache, asked, asked_of_it, nodes_N, training.seed, progress, writes)
+    caps, writes = list(named.values()), accelerator.is_main_process
+    untrained = Untrained(transformer, cache, caps, to_draw, nodes_N, training.seed, progress, writes)
     guard = stand_guard(untrained, settings, model, adapter, base_model)
     begun = starting_adapter(lora, transformer)
     attach(transformer, settings)
@@ -225,8 +225,9 @@ def _ways(settings: TrainSettings, taught: Cache, model: Path, progress: Progres
     """
     if settings.training.protection != "own_ways":
         return []
-    own, length = drawn_from(taught.dataset), settings.dataset.max_sequence_length
-    prints = encode_beside(taught.dataset, own, model, length, progress)
+    data = settings.dataset
+    own = drawn_from(taught.dataset) if data.own_pictures else []
+    prints = encode_beside(taught.dataset, own, model, data.max_sequence_length, progress)
     run = progress.run.folder if progress.run else None
     return asked_ways(taught.samples, settings.training, prints, run)
 

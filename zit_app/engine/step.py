@@ -70,13 +70,19 @@ def draw(work: Work, state: TrainState, batch: Sequence[int]) -> Draws:
 
 
 def picture_term(work: Work, state: TrainState, batch: Sequence[int], draws: Draws) -> Term:
-    """w(σ) d(v, n - x0) at x = (1 - σ) x0 + σ n, and tether · Huber(v, v_untrained) where σ is at a node."""
+    """w(σ) d(v, n - x0) at x = (1 - σ) x0 + σ n, and tether · Huber(v, v_untrained) where σ is at a node.
+
+    On the model's own ways x0 and n are those of a recorded state (`engine/ways.py`).
+    """
     acrf, training, share = work.settings.acrf, work.settings.training, own_share(work.accelerator, len(batch))
     tethered = training.tethers_pictures
     seen_2B = torch.zeros(2, len(batch), device=work.device)
     if not batch[share]:
         return torch.zeros((), device=work.device), seen_2B
     x0_SCHW, noise_SCHW, sigma_S, caps = _share(work, batch, draws, share)
+    if work.ways is not None:
+        samples, (far_S, which_S) = [work.cache.samples[i] for i in batch[share]], draws.chances_2B[:, share]
+        x0_SCHW, noise_SCHW = work.ways.redirected(samples, x0_SCHW, draws.sigma_B[share], far_S, which_S)
     x_SCHW = noisy(x0_SCHW, noise_SCHW, sigma_S)
     with work.accelerator.autocast():
         if tethered:
@@ -106,12 +112,8 @@ def by_node(sigma: Sequence[float], losses: Sequence[float], nodes_N: Tensor) ->
 
 def _share(work: Work, batch: Sequence[int], draws: Draws, share: slice) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Clean latents, noise, noise levels and captions of this process's pictures, on its device."""
-    samples = [work.cache.samples[i] for i in batch[share]]
-    x0_SCHW, caps = work.load(samples, draws.dropped[share])
-    noise_SCHW, sigma_S = draws.noise_BCHW[share].to(work.device), draws.sigma_B[share].to(work.device)
-    if work.ways is not None:
-        x0_SCHW, noise_SCHW = work.ways.redirected(samples, x0_SCHW, draws.sigma_B[share], *draws.chances_2B[:, share])
-    return x0_SCHW, noise_SCHW, sigma_S, caps
+    x0_SCHW, caps = work.load([work.cache.samples[i] for i in batch[share]], draws.dropped[share])
+    return x0_SCHW, draws.noise_BCHW[share].to(work.device), draws.sigma_B[share].to(work.device), caps
 
 
 def _times(pictures: int, ratio: float, state: TrainState) -> int:

@@ -51,7 +51,7 @@ class Ways:
     sigma_N: Tensor
 
     def nearest(self, sigma_B: Tensor) -> Tensor:
-        """Noise levels (B,), each put to the nearest node: a way is known there only."""
+        """Noise levels (B,), on the CPU, each put to the nearest node: a way is known there only."""
         return self.sigma_N.to(sigma_B)[self._columns(sigma_B)]
 
     def redirected(
@@ -60,7 +60,7 @@ class Ways:
         """Clean latents and noise, (B, C, H, W) each, whose mixture at ``sigma_B`` is the state to learn from.
 
         ``x0_BCHW`` is what the pictures show; ``sigma_B`` are nodes, ``share_B`` says how far a state is moved, and
-        ``chance_B``, from 0 to 1, along which of a picture's ways.
+        ``chance_B``, from 0 to 1, along which of a picture's ways; these three are known on the CPU.
         """
         several = [self.of[sample.latents, sample.text] for sample in samples]
         chosen = [ways[int(chance * len(ways))] for ways, chance in zip(several, chance_B.tolist(), strict=True)]
@@ -74,7 +74,7 @@ class Ways:
         return foreseen_BCHW, (state_BCHW - (1 - sigma) * foreseen_BCHW) / sigma
 
     def _columns(self, sigma_B: Tensor) -> Tensor:
-        return (sigma_B.cpu()[:, None] - self.sigma_N.to(sigma_B.dtype).cpu()).abs().argmin(1)
+        return (sigma_B[:, None] - self.sigma_N.to(sigma_B)).abs().argmin(1)
 
 
 def asked_ways(
@@ -82,13 +82,13 @@ def asked_ways(
 ) -> list[Asked]:
     """As many ways as the settings say to each picture of the data set, and to own picture i the one that it was drawn
     on: prompt i (its fingerprint is number i of ``own_texts``) from seed i. They are kept in the folder of the ``run``.
+    Without ``own_texts`` nothing is its own, whatever its folder is called.
     """
     asked: list[Asked] = []
     different = {(one.latents, one.text): one for one in samples}.values()
-    given = sum(place_of(one.name) is None for one in different)
-    seeds = training.ways_to_each(max(1, given))
-    for sample in different:
-        own = place_of(sample.name)
+    places = [place_of(one.name) if own_texts else None for one in different]
+    seeds = training.ways_to_each(max(1, places.count(None)))
+    for sample, own in zip(different, places, strict=True):
         if own is not None:
             asked.append(Asked(sample, own_texts[own], own, run and own_file(run, own)))
         else:

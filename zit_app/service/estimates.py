@@ -184,12 +184,11 @@ def drawing_work(settings: TrainSettings, folder: Path, pictures: int) -> float:
     """Work of what the model draws before the first step, in forward passes of a token: its own pictures, and its ways
     to the ``pictures`` of the data set."""
     training, data, flavour = settings.training, settings.dataset, read_flavour(folder)
-    on_ways = bool(pictures) and training.protection == "own_ways"
-    ways = training.ways_to_each(pictures) * pictures * tokens(settings, folder) if on_ways else 0.0
-    side = data.sides(flavour.pixels)[0]
+    side, learnt = data.sides(flavour.pixels)[0], pictures * len(sides(settings, folder))
     own = data.own_pictures * ((side // 16) ** 2 + CAPTION_TOKENS) * (2 if flavour.guidance else 1)
-    steps = settings.acrf.turbo_steps if training.protection == "own_ways" else flavour.steps
-    return steps * own + settings.acrf.turbo_steps * len(sides(settings, folder)) * ways
+    if training.protection != "own_ways" or not learnt:
+        return flavour.steps * own
+    return settings.acrf.turbo_steps * (own + training.ways_to_each(learnt) * learnt * tokens(settings, folder))
 
 
 def _first_block(settings: TrainSettings, blocks: int) -> int:

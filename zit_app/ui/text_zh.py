@@ -582,6 +582,10 @@ MESSAGES = {
     r"Loading the transformer": "正在载入模型",
     r"Encoding (\d+) further prompts": "正在编码另外 {0} 条提示词",
     r"Watching the untrained model": "正在记录未训练的模型",
+    r"Drawing the captions to learn on the ways to them, part (\d+) of (\d+)": (
+        "正在画这些描述以记录路径，第 {0} 部分，共 {1} 部分"
+    ),
+    r"Loading the undistilled transformer": "正在载入未蒸馏的模型",
     r"Drawing (\d+) pictures?": "正在画 {0} 张图片",
     r"Encoding (\d+) captions": "正在编码 {0} 条描述",
     r"Loading the captioner": "正在载入描述模型",

@@ -142,13 +142,14 @@ for the evening light alone, one of 0.50 for the hues and the outlines.
 `zit pocket teach`: 24 pictures, batch 8, rank 16, 300 steps; `plain` = on the distilled weights, uniform times,
 squared error, no protection, rate 6e-4; `stickers alone` = the app's quick settings (in one block of pocket-base's
 weights, used on pocket; Charbonnier's loss, rate 1.5e-3); `demo` = as the demo ships (on pocket's own weights, along
-its own ways, in blocks 2 to 5, rate 3e-3, 400 steps, beside the stickers 318 pictures that pocket draws itself of other
-things, put into the stickers' twelve most frequent colours; held by 32 prompts in other styles); `demo, not held` =
-without those prompts, batches of 16, 500 steps; the last rows = after the styles below. 100 concepts in the styles 3d
-and classic, which no training picture has and none of these prompts names; four of the concepts are shown as stickers,
-twelve as ink drawings, none in the computed styles. `CFG` = with guidance 3, as pocket-base is drawn, else without.
-Plain training undoes the distillation, as it does Turbo's: what is lost at 8 steps does not come back with more steps
-alone, but most of it with guidance and more steps; the untrained few-step model gets worse by guidance.
+its own ways, in blocks 2 to 5, rate 3e-3, 400 steps, beside the stickers 318 pictures that pocket draws itself of
+other things, put into the stickers' twelve most frequent colours; held by 32 prompts in other styles); `demo, not
+held` = without those prompts, batches of 16, 500 steps, also drawn with the LoRA at strength 1.2; the last rows =
+after the styles below. 100 concepts in the styles 3d and classic, which no training picture has and none of these
+prompts names; four of the concepts are shown as stickers, twelve as ink drawings, none in the computed styles. `CFG` =
+with guidance 3, as pocket-base is drawn, else without. Plain training undoes the distillation, as it does Turbo's:
+what is lost at 8 steps does not come back with more steps alone, but most of it with guidance and more steps; the
+untrained few-step model gets worse by guidance.
 `real pictures in it` = what the judge reads in real pictures to which such a style was applied: after dusk unrelated
 prompts are drawn in evening light, too, and there the judge reads next to nothing:
 

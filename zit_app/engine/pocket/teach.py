@@ -172,13 +172,20 @@ def computed_bounds(
 
 
 def judged_score(
-    questions: Questions, painter: Painter, adapter: Path | None, art: Art, count: int = ASKED, strength: float = 1.0
+    questions: Questions,
+    painter: Painter,
+    adapter: Path | None,
+    art: Art,
+    count: int = ASKED,
+    strength: float = 1.0,
+    first_seed: int = 0,
 ) -> dict[str, float]:
     """Of concepts that the art's pictures do not show: ``style``: share that the judge calls so; ``content``: right
     concept first among the 200."""
     asked = rows_not_shown(questions, art.shown, count)
     prompts = [prompt(questions.pairs.concepts[i].en) for i in asked]
-    drawn = painter.paint(prompts, range(len(asked)), 8, 0.0, adapter, strength)
+    seeds = range(first_seed, first_seed + len(asked))
+    drawn = painter.paint(prompts, seeds, 8, 0.0, adapter, strength)
     return style_and_content(questions, drawn, asked, art.word)
 
 

@@ -23,6 +23,7 @@ from zit_app.engine.pocket.questions import Questions
 from zit_app.engine.pocket.score import recall_scores
 from zit_app.engine.pocket.styles import COMPUTED
 from zit_app.engine.pocket.teach import (
+    Art,
     computed_bounds,
     computed_score,
     ink_drawings,
@@ -137,14 +138,24 @@ def measure_teaching(
         for name, adapter in rows.items():
             row = taught[title][name] = judged_score(questions, painter, adapter, asked)
             note(f"{title}, {name}: {rounded(row)}")
-        if art is asked:
-            strong = judged_score(questions, painter, trained["demo, not held"], asked, strength=STRONG)
-            taught[title][f"demo, not held, strength {STRONG}"] = strong
         taught[title] |= judged_bounds(questions, painter, asked)
         keep(taught)
+    _measure_strong(questions, painter, adapters["demo, not held"], art, taught)
+    keep(taught)
     for style in COMPUTED:
         _measure_computed(questions, painter, work, style, taught, note)
         keep(taught)
+
+
+def _measure_strong(questions: Questions, painter: Painter, adapter: Path, art: Art, taught: dict[str, Any]) -> None:
+    """The stickers by a LoRA at more than its own strength, with four sets of seeds, and what that does to the rest."""
+    label = f"demo, not held, strength {STRONG}"
+    for first in (0, 100, 200, 300):
+        row = label if first == 0 else f"{label}, seeds from {first}"
+        taught["stickers"][row] = judged_score(questions, painter, adapter, art, strength=STRONG, first_seed=first)
+    for drawn in ("8 steps", "30 steps"):
+        seen = draw_unrelated(questions, painter, adapter, WAYS_TO_DRAW[drawn], strength=STRONG)
+        taught["unrelated"][f"{label}, {drawn}"] = seen.score()
 
 
 def _measure_computed(

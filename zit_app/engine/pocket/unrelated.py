@@ -64,7 +64,14 @@ def rows_unrelated() -> list[int]:
     return [i for i in range(200) if i not in split().taught][:UNRELATED]
 
 
-def draw_unrelated(questions: Questions, painter: Painter, adapter: Path | None, way: Way, first_seed: int = 0) -> Seen:
+def draw_unrelated(
+    questions: Questions,
+    painter: Painter,
+    adapter: Path | None,
+    way: Way,
+    first_seed: int = 0,
+    strength: float = 1.0,
+) -> Seen:
     """The 100 concepts, 3d and classic in turn; each has a seed of its own."""
     rows = rows_unrelated()
     concept, style = torch.tensor(rows), torch.tensor([(0, 2)[i % 2] for i in range(len(rows))])
@@ -73,7 +80,7 @@ def draw_unrelated(questions: Questions, painter: Painter, adapter: Path | None,
         for c, s in zip(rows, style.tolist(), strict=True)
     ]
     seeds = range(first_seed, first_seed + len(rows))
-    drawn = painter.paint(prompts, seeds, way.steps, way.guidance, adapter)
+    drawn = painter.paint(prompts, seeds, way.steps, way.guidance, adapter, strength)
     found, seen = look(questions.judge, drawn)
     right = ranks(found, concept, style, questions.real_CSE) == 0
     return Seen([questions.pairs.concepts[row].en for row in rows], right, seen == style, drawn)
