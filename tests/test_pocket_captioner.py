@@ -126,17 +126,18 @@ def test_a_step_teaches_tower_and_language() -> None:
     optimizers, lessons = optimizers_of(model, head), Lessons(tokenizer, [APPLE])
     drawn = Drawn(torch.rand(4, 3, SIDE, SIDE), torch.zeros(4).long(), torch.zeros(4).long(), [Layout()] * 4)
     losses = []
-    for _ in range(4):
+    for _ in range(2):
         tokens = model.model.get_image_features(drawn.pictures * 2 - 1).pooler_output
         assert tokens.shape == (4, IMAGE_TOKENS, WIDTH)
         written = caption_loss(model, tokens, *lessons(0, drawn))
         loss = torch.nn.functional.cross_entropy(head(tokens), drawn.concept) + written
         loss.backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.model.vision_tower.parameters())
-        for optimizer in optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad()
         losses.append(loss.item())
+        if len(losses) == 1:  # Muon's bf16 products take seconds on a CPU
+            for optimizer in optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad()
     assert losses[-1] < losses[0]
 
 
