@@ -35,7 +35,7 @@ SEARCH = """() => document.addEventListener('input', event => {
 @lru_cache(maxsize=len(PRESETS))
 def preset_settings(name: str) -> TrainSettings:
     """The settings behind a card."""
-    return load_train_settings(paths.assets() / "demo" / "train.toml") if name == QUICK else load_preset(name)
+    return load_train_settings(paths.assets() / "demo" / "quick.toml") if name == QUICK else load_preset(name)
 
 
 def advanced_fields() -> list[tuple[str, FieldInfo]]:
