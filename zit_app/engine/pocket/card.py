@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zit_app.core.files import sha256_of, write_atomic
+from zit_app.engine.pocket.styles import COMPUTED
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ def taught_bars(taught: dict[str, Any]) -> list[Bar]:
         Bar("the demo's training: unrelated content kept at 8 steps", kept["8 steps"]["kept"], 0.90),
         Bar("the same at 30 steps", kept["30 steps"]["kept"], 1.0),
     ]
+    for name in (*COMPUTED, "ink drawings"):
+        left = taught["unrelated"][f"{name}, on its own ways, 8 steps"]["content"]
+        rows.append(Bar(f"{name} taught on its own ways: unrelated content kept", left / before, 0.90, 1.0))
     for style, way, error, found in COMPUTED_BARS:
         row = computed[f"{style}, {way}"]
         best = computed[f"{style}, ceiling: the style itself applied to the model's flat pictures"]
@@ -127,8 +131,9 @@ def teaching(taught: dict[str, Any]) -> str:
 Computed styles with a known truth: other hues, blue evening light, tiles, blue outlines. They are taught in 500 steps.
 In the last two of six blocks: `on the base's weights` = else as `stickers alone`; `at the nodes` = on pocket's own
 weights, at its eight noise levels alone, unprotected, batches of 32. In blocks 2 to 5: `on its own ways` = on pocket's
-own weights, along its own ways to the captions (`protection = "own_ways"`, rate 3e-3), held by a state of the demo's
-unrelated prompts a picture. 60 concepts that were not shown, 8 steps:
+own weights, along its own ways to the captions (`protection = "own_ways"`, rate 3e-3), held by a state a picture of
+the 700 prompts of `assets/demo/unrelated.txt` (350 other things, 3d and classic), less those that share a word with a
+caption. 60 concepts that were not shown, 8 steps:
 `relative` = median error against the truth divided by that of the nearest known style's real picture; `found` = right
 truth first among 60; `sharpness` = over the truths', as a blur takes some error away, too. The rows `ceiling` and
 `cheat` say what lies between: no LoRA restyles better than the style itself applied to the pictures that the model
@@ -140,7 +145,7 @@ for the evening light alone, one of 0.50 for the hues and the outlines.
     return f"""## What a LoRA teaches, and what naive training breaks
 
 `zit pocket teach`: 24 pictures, batch 8, rank 16, 300 steps; `plain` = on the distilled weights, uniform times,
-squared error, no protection, rate 6e-4; `stickers alone` = the app's quick settings (in one block of pocket-base's
+squared error, no protection, rate 6e-4; `stickers alone` = `assets/demo/train.toml` (in one block of pocket-base's
 weights, used on pocket; Charbonnier's loss, rate 1.5e-3); `demo` = as the demo ships (on pocket's own weights, along
 its own ways, in blocks 2 to 5, rate 3e-3, 400 steps, beside the stickers 318 pictures that pocket draws itself of
 other things, put into the stickers' twelve most frequent colours; held by 32 prompts in other styles); `demo, not
@@ -168,8 +173,8 @@ with the other: the judge calls a blank picture a sticker. The demo's stickers (
 
 {table(taught["stickers"])}
 
-Ink drawings, black on white (Fluent High Contrast), by the quick settings in 500 steps, and in as many on pocket's own
-ways, as the computed styles below:
+Ink drawings, black on white (Fluent High Contrast), by `assets/demo/train.toml` in 500 steps, and in as many on
+pocket's own ways, as the computed styles below:
 
 {table(taught["ink drawings"])}
 {computed}"""

@@ -57,7 +57,7 @@ SMALL = (
     "training.health_every=0",
     "dataset.batch_size=8",
 )
-NULL_SPACE = ("training.protection=null_space",)
+NULL_SPACE = ("training.protection=null_space", "training.unrelated_count=16")
 OWN_WAYS = ("training.protection=own_ways",)
 RANK_16 = ("lora.network_dim=16", "lora.network_alpha=16")
 REPORT = ("acrf.base=charbonnier", "acrf.lambda_cos=0.1", "acrf.lambda_fft=0.1")

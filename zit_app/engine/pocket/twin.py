@@ -39,7 +39,7 @@ from zit_app.engine.pocket.unrelated import WAYS_TO_DRAW, draw_unrelated, unrela
 SHOWN, COLUMNS = ("without a LoRA, 8 steps", "plain, 8 steps", "plain, 30 steps, CFG", "demo, 8 steps"), 14
 PLAIN_STEPS, TAUGHT_STEPS = 300, 500
 UNSEEN = ("training.sample_every=0", "training.health_every=0")  # looks cost time and change no weight
-# Trainings: what each changes of the quick settings.
+# Trainings: what each changes of `train.toml`.
 PLAIN = (
     "acrf.base=mse",
     "acrf.sampler=uniform",
@@ -56,7 +56,7 @@ OWN_WAYS = (
     "training.learning_rate=3e-3",
     "training.tether=10",
     "training.tether_unrelated=1",
-    "training.unrelated_count=32",
+    "training.unrelated_count=700",  # many hold better than few (docs/protection.md)
     f'training.unrelated_prompts="{HELD.as_posix()}"',
 )
 NOT_HELD = ("training.tether=0", "dataset.batch_size=16", f"training.max_steps={TAUGHT_STEPS}")  # of the demo
@@ -70,7 +70,7 @@ WAYS = {
 
 
 def settings_of(changes: Sequence[str], steps: int) -> TrainSettings:
-    """The quick settings with changes: the data set alone."""
+    """Those of `train.toml` with changes: the data set alone."""
     always = (f"training.max_steps={steps}", *UNSEEN)
     return load_train_settings(paths.assets() / "demo" / "train.toml", [*always, *changes])
 
@@ -83,7 +83,7 @@ def demo_as_it_ships(*changes: str) -> TrainSettings:
 def measure_way(
     questions: Questions, painter: Painter, work: Path, style: str, changes: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """A computed style taught by the quick settings with ``changes``, in a run folder below ``work`` (a finished
+    """A computed style taught by `settings_of` with ``changes``, in a run folder below ``work`` (a finished
     one is kept): how near it comes to the truth, and what is left of unrelated prompts."""
     dataset = write_dataset(questions, style, work / f"pictures_{style}")
     folder = work / run_name([style, *changes])
