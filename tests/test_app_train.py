@@ -190,6 +190,10 @@ def test_an_estimate_is_exact_about_the_file_and_silent_about_a_time_that_nobody
     drawn = estimates.estimate(ways, str(tiny_model), 3, runs.list_runs(), card=False)
     a_pass = after.seconds / estimates.work(settings, tiny_model) / 12  # of a token
     assert drawn.seconds == pytest.approx(after.seconds + 3 * 5 * 8 * 80 * a_pass)
+    held = replace(settings, training=replace(ways.training, tether_unrelated=0.25, unrelated_count=6))
+    more = estimates.work(held, tiny_model) - estimates.work(ways, tiny_model)  # of a step
+    asked = estimates.estimate(held, str(tiny_model), 3, runs.list_runs(), card=False)
+    assert asked.seconds == pytest.approx(drawn.seconds + (12 * more + 6 * 8 * 80) * a_pass)
     wide = replace(settings, training=epochs, dataset=replace(settings.dataset, own_pictures=5))
     beside = estimates.estimate(wide, str(tiny_model), 3, runs.list_runs(), card=False)
     assert beside.steps == 8 and beside.seconds == pytest.approx(after.seconds / 12 * 8 + 5 * 8 * 80 * a_pass)

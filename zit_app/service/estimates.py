@@ -181,14 +181,17 @@ def work(settings: TrainSettings, folder: Path) -> float:
 
 
 def drawing_work(settings: TrainSettings, folder: Path, pictures: int) -> float:
-    """Work of what the model draws before the first step, in forward passes of a token: its own pictures, and its ways
-    to the ``pictures`` of the data set."""
+    """Work of what the model draws before the first step, in forward passes of a token: its own pictures, the unrelated
+    prompts that hold it, and its ways to the ``pictures`` of the data set."""
     training, data, flavour = settings.training, settings.dataset, read_flavour(folder)
     side, learnt = data.sides(flavour.pixels)[0], pictures * len(sides(settings, folder))
-    own = data.own_pictures * ((side // 16) ** 2 + CAPTION_TOKENS) * (2 if flavour.guidance else 1)
-    if training.protection != "own_ways" or not learnt:
-        return flavour.steps * own
-    return settings.acrf.turbo_steps * (own + training.ways_to_each(learnt) * learnt * tokens(settings, folder))
+    drawing = ((side // 16) ** 2 + CAPTION_TOKENS) * (2 if flavour.guidance else 1)
+    nodes, along = settings.acrf.turbo_steps, training.protection == "own_ways"
+    passes = (nodes if along else flavour.steps) * data.own_pictures * drawing
+    passes += nodes * training.unrelated_count * training.asks_unrelated * drawing
+    if along and learnt:
+        passes += nodes * training.ways_to_each(learnt) * learnt * tokens(settings, folder)
+    return passes
 
 
 def _first_block(settings: TrainSettings, blocks: int) -> int:
