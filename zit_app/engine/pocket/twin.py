@@ -125,10 +125,9 @@ def measure_teaching(
             note(f"unrelated, {label}: {rounded(row)}")
         keep(taught)
     contact_sheet(sheet, COLUMNS).save(work / "unrelated.png")
-    for drawn in ("8 steps", "30 steps"):
-        row = taught["kept"][drawn] = what_stays(questions, painter, adapters["demo"], WAYS_TO_DRAW[drawn])
-        note(f"demo, what stays at {drawn}: {rounded(row)}")
-        keep(taught)
+    taught["kept"] = _stays_at_both(questions, painter, adapters["demo"])
+    note(f"demo, what stays: {taught['kept']}")
+    keep(taught)
     drawn_arts = {
         "stickers": (art, {name: adapters[name] for name in STICKERS}),
         "ink drawings": (ink, {name: adapters[name] for name in INK}),
@@ -145,6 +144,14 @@ def measure_teaching(
     for style in COMPUTED:
         _measure_computed(questions, painter, work, style, taught, note)
         keep(taught)
+    adapter = work / run_name(["dusk", *OWN_WAYS]) / "adapter.safetensors"  # the style whose bars say something
+    taught["kept"] |= {f"dusk, {name}": row for name, row in _stays_at_both(questions, painter, adapter).items()}
+    keep(taught)
+
+
+def _stays_at_both(questions: Questions, painter: Painter, adapter: Path) -> dict[str, dict[str, float]]:
+    """`what_stays` by the few steps and by many."""
+    return {drawn: what_stays(questions, painter, adapter, WAYS_TO_DRAW[drawn]) for drawn in ("8 steps", "30 steps")}
 
 
 def _measure_strong(questions: Questions, painter: Painter, adapter: Path, art: Art, taught: dict[str, Any]) -> None:
