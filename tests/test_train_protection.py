@@ -349,6 +349,16 @@ def test_the_best_protection_is_settled_when_a_run_is_made(
         settled_for("nowhere")
 
 
+def test_the_base_distance_is_settled_by_the_protection(home: Path, tiny_model: Path) -> None:
+    def settled_for(base: str, protection: str, model: str = str(tiny_model)) -> str:
+        plain = small_settings(protection=protection)
+        return job_toml(replace(plain, acrf=replace(plain.acrf, base=base)), TrainJob(model, "pictures"))
+
+    assert 'base = "charbonnier"' in settled_for("auto", "auto") and 'base = "mse"' in settled_for("mse", "auto")
+    assert 'base = "charbonnier"' in settled_for("auto", "own_ways") and 'base = "mse"' in settled_for("auto", "none")
+    assert 'base = "mse"' in settled_for("auto", "auto", "pocket")  # learns on pocket-base's weights
+
+
 def test_an_adapter_of_another_model_size_is_refused(cache: Cache, tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "large.safetensors"
     tensors = {

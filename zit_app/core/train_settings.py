@@ -72,7 +72,9 @@ class AcrfSettings:
         "standard", "What the loss looks at", choices=("standard", "frequency", "style", "unified")
     )
     base: str = setting(
-        "mse", "Distance of the standard loss on the velocity", choices=("mse", "charbonnier", "l1", "huber")
+        "mse",
+        "Distance of the standard loss on the velocity; auto = charbonnier on the model's own ways, else mse",
+        choices=("auto", "mse", "charbonnier", "l1", "huber"),
     )
     lambda_base: float = setting(1.0, "Weight of the base distance", minimum=0.0, maximum=10.0)
     lambda_cos: float = setting(
@@ -428,20 +430,22 @@ def job_toml(settings: TrainSettings, job: TrainJob) -> str:
     """
     for line in settings.training.sample_prompts:
         read_preview(line)
-    if settings.training.protection == "auto":
+    if "auto" in (settings.training.protection, settings.acrf.base):
         settings = settled(settings, find_model(job.model))
     return to_toml(_JobFile(job)) + "\n" + to_toml(settings)
 
 
 def settled(settings: TrainSettings, model: Path) -> TrainSettings:
-    """The settings with the protection that ``auto`` stands for with the model in this folder."""
-    training = settings.training
-    if training.protection != "auto":
-        return settings
-    protection = best_protection(model, training.protection_base)
-    if protection == "own_ways" and settings.dataset.drawn:  # its ways to these lead where they led before
-        protection = "none"
-    return replace(settings, training=replace(training, protection=protection))
+    """The settings with the protection and the base distance that ``auto`` stands for with the model in this folder."""
+    training, acrf = settings.training, settings.acrf
+    if training.protection == "auto":
+        protection = best_protection(model, training.protection_base)
+        if protection == "own_ways" and settings.dataset.drawn:  # its ways to these lead where they led before
+            protection = "none"
+        training = replace(training, protection=protection)
+    if acrf.base == "auto":
+        acrf = replace(acrf, base="charbonnier" if training.protection == "own_ways" else "mse")
+    return replace(settings, training=training, acrf=acrf)
 
 
 def load_job(path: Path) -> tuple[TrainSettings, TrainJob]:
