@@ -48,6 +48,8 @@ def test_a_reload_keeps_a_running_training_in_sight_and_stop_keeps_a_checkpoint(
     visit.shows("#setting_max_steps input")
     visit.page.wait_for_timeout(1000)  # Gradio writes what was just unfolded once more, a frame after it is seen
     visit.page.locator("#setting_max_steps input").fill("5000")
+    for drawn_first in ("ways", "unrelated_count"):  # to save time
+        visit.page.locator(f"#setting_{drawn_first} input").fill("1")
     visit.page.locator("#train-name input, #train-name textarea").first.fill("long one")
     visit.page.locator("#train").click()
     visit.shows("#current", "long one")

@@ -187,7 +187,7 @@ def drawing_work(settings: TrainSettings, folder: Path, pictures: int) -> float:
     side, learnt = data.sides(flavour.pixels)[0], pictures * len(sides(settings, folder))
     drawing = ((side // 16) ** 2 + CAPTION_TOKENS) * (2 if flavour.guidance else 1)
     nodes, along = settings.acrf.turbo_steps, training.protection == "own_ways"
-    passes = (nodes if along else flavour.steps) * data.own_pictures * drawing
+    passes: float = (nodes if along else flavour.steps) * data.own_pictures * drawing
     passes += nodes * training.unrelated_count * training.asks_unrelated * drawing
     if along and learnt:
         passes += nodes * training.ways_to_each(learnt) * learnt * tokens(settings, folder)
