@@ -19,6 +19,7 @@ from zit_app.engine.pocket.teach import (
     ink_drawings,
     judged_bounds,
     judged_score,
+    recoloured_score,
     split,
     stickers,
     teach,
@@ -41,12 +42,12 @@ def test_asked_concepts_are_never_taught() -> None:
 
 @pytest.fixture(scope="module")
 def hues(questions: Questions, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], dict[str, float]]:
-    """Scores with and without a LoRA of 60 steps (instead of 500), on 20 concepts (instead of 60)."""
+    """Scores with and without a LoRA of 60 steps (instead of 500), on 30 concepts (instead of 60)."""
     folder = tmp_path_factory.mktemp("teach")
     dataset = write_dataset(questions, "hues", folder / "hues")
     adapter = teach(dataset, settings_of(WAYS["on the base's weights"], 60), folder / "run")
     painter = Painter("pocket")
-    return computed_score(questions, painter, adapter, "hues", 20), computed_score(questions, painter, None, "hues", 20)
+    return computed_score(questions, painter, adapter, "hues", 30), computed_score(questions, painter, None, "hues", 30)
 
 
 def test_turned_hues_come_nearer_to_the_truth(hues: tuple[dict[str, float], dict[str, float]]) -> None:
@@ -61,24 +62,24 @@ def test_the_right_truth_is_found_more_often(hues: tuple[dict[str, float], dict[
 
 
 def test_without_a_lora_nothing_looks_like_a_sticker(questions: Questions) -> None:
-    score = judged_score(questions, Painter("pocket"), None, stickers(), count=15)
+    score = judged_score(questions, Painter("pocket"), None, stickers(), count=30)
     assert score["style"] <= 0.3
 
 
 def test_the_judge_knows_both_arts_when_they_are_real(questions: Questions, tmp_path: Path) -> None:
     """Without that their scores would say nothing; the pictures that are taught are in the art that is asked."""
-    painter = Painter("pocket")
     for art in (stickers(), ink_drawings(tmp_path / "ink")):
         files = sorted(art.folder.glob("*.png"))
         assert len(files) == len(art.shown) == 24 and all(file.with_suffix(".txt").is_file() for file in files)
         assert {file.stem.replace("_", " ") for file in files} == set(art.shown)
         _, seen = look(questions.judge, [Image.open(file).convert("RGB") for file in files])
         assert (seen == STYLES.index(art.word)).float().mean() >= 0.9
-        real, recoloured, *cheats = judged_bounds(questions, painter, art, count=20).values()
         if art.word == "twemoji":  # a flat art is told by its colours, in which things stay what they are
+            recoloured = recoloured_score(questions, Painter("pocket"), art, count=20)
             assert recoloured["style"] >= 0.8 and recoloured["content"] >= 0.6
+        real, *cheats = judged_bounds(questions, art).values()
         assert real["style"] >= 0.9 and real["content"] >= 0.6
-        assert len(cheats) == 2 and all(row["content"] <= 1 / 20 + 1e-6 for row in cheats)  # one by chance
+        assert len(cheats) == 2 and all(row["content"] <= 0.02 for row in cheats)
 
 
 def test_few_of_the_unrelated_concepts_are_shown_in_another_art(questions: Questions, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from zit_app.model.adapters import adapter_disabled
 from zit_app.model.forward import predict_velocity
 
 TETHER_DELTA = 0.08  # of the Huber distance (SDA v1)
-_BASES = {"mse": mse, "charbonnier": charbonnier, "l1": l1, "huber": huber, "auto": mse}  # a run has it settled
+_BASES = {"mse": mse, "charbonnier": charbonnier, "l1": l1, "huber": huber}
 
 
 def sample_losses(

@@ -16,7 +16,7 @@ import torch
 from zit_app.core.errors import ZitError
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
-from zit_app.core.train_settings import TrainSettings, load_job
+from zit_app.core.train_settings import TrainSettings, load_job, settled
 from zit_app.engine.beginning import with_own_start
 from zit_app.engine.cache import build_cache
 from zit_app.engine.checkpoints import TrainState, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -57,7 +57,7 @@ def train(settings: TrainSettings, dataset: Path, model: str | Path, run: Run, p
     with run.working():
         start_tracker(accelerator, settings.training.tracker)
         with accelerator.main_process_first():
-            settings = with_own_start(settings, run)
+            settings = settled(with_own_start(settings, run), find_model(model))
         job = load_job(run.folder / "settings.toml")[1]
         with accelerator.main_process_first():
             refuse_contradictions(settings, dataset, find_model(model), accelerator.device)

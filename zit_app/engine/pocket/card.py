@@ -135,7 +135,7 @@ In the last two of six blocks: `on the base's weights` = else as `stickers alone
 weights, at its eight noise levels alone, unprotected, batches of 32. In blocks 2 to 5: `on its own ways` = on pocket's
 own weights, along its own ways to the captions (`protection = "own_ways"`, rate 3e-3), held by a state a picture of
 the 700 prompts of `assets/demo/unrelated.txt` (350 other things, 3d and classic), less those that share a word with a
-caption. 60 concepts that were not shown, 8 steps:
+caption; `held by 32` = by its first 32 alone. 60 concepts that were not shown, 8 steps:
 `relative` = median error against the truth divided by that of the nearest known style's real picture; `found` = right
 truth first among 60; `sharpness` = over the truths', as a blur takes some error away, too. The rows `ceiling` and
 `cheat` say what lies between: no LoRA restyles better than the style itself applied to the pictures that the model

@@ -70,6 +70,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> preset, changes
     # Where the undistilled model is not at hand.
     **{f"{name}, null space": (name, NULL_SPACE) for name in PRESETS},
     **{f"{name}, own ways": (name, OWN_WAYS) for name in PRESETS},
+    **{f"{name}, own ways, squared error": (name, (*OWN_WAYS, "acrf.base=mse")) for name in PRESETS if name != "style"},
     "portrait, rank 16": ("portrait", RANK_16),
     "style, squared error": ("style", ("acrf.base=mse",)),
     "detail, spectrum term": ("detail", ("acrf.lambda_fft=0.1",)),

@@ -189,10 +189,9 @@ def judged_score(
     return style_and_content(questions, drawn, asked, art.word)
 
 
-def judged_bounds(questions: Questions, painter: Painter, art: Art, count: int = ASKED) -> dict[str, dict[str, float]]:
+def judged_bounds(questions: Questions, art: Art, count: int = ASKED) -> dict[str, dict[str, float]]:
     """Between what ``judged_score`` may lie: the same judge's answers to the real pictures of these concepts in that
-    art (those that exist), to the model's own flat pictures in the art's most frequent colours, as those beside a data
-    set are (``dataset.own_pictures``), and to pictures that answer nothing."""
+    art (those that exist), and to pictures that answer nothing."""
     style, rows = STYLES.index(art.word), torch.tensor(rows_not_shown(questions, art.shown, count))
     real = rows[questions.seen_CS[rows, style] >= 0]
     likeness = questions.real_CSE[real, style] @ prototypes(questions.real_CSE, style).T
@@ -204,15 +203,20 @@ def judged_bounds(questions: Questions, painter: Painter, art: Art, count: int =
     shown = as_array([Image.open(file).convert("RGB").resize((SIZE, SIZE)) for file in files], SIZE)
     mean = Image.fromarray((shown.mean(0) * 255).astype(np.uint8))
     nothing = {"the mean of the taught pictures": mean, "blank": Image.new("RGB", (SIZE, SIZE), "white")}
-    few = frequent_colours(scan_dataset(art.folder).items, COLOURS)
-    own = painter.paint([prompt(questions.pairs.concepts[i].en) for i in rows.tolist()], range(len(rows)), 8, 0.0)
-    recoloured = style_and_content(questions, [in_colours(one, few) for one in own], rows.tolist(), art.word)
     cheats = {
         f"cheat: {name}": style_and_content(questions, [one] * len(rows), rows.tolist(), art.word)
         for name, one in nothing.items()
     }
-    drawn = f"no training: the model's flat pictures in the art's {COLOURS} colours"
-    return {"ceiling: real pictures": ceiling, drawn: recoloured, **cheats}
+    return {"ceiling: real pictures": ceiling, **cheats}
+
+
+def recoloured_score(questions: Questions, painter: Painter, art: Art, count: int = ASKED) -> dict[str, float]:
+    """The judge's answers to the untrained model's flat pictures of these concepts in the art's most frequent colours,
+    as those beside a data set are (``dataset.own_pictures``)."""
+    rows = rows_not_shown(questions, art.shown, count)
+    few = frequent_colours(scan_dataset(art.folder).items, COLOURS)
+    own = painter.paint([prompt(questions.pairs.concepts[i].en) for i in rows], range(len(rows)), 8, 0.0)
+    return style_and_content(questions, [in_colours(one, few) for one in own], rows, art.word)
 
 
 def rows_not_shown(questions: Questions, shown: Sequence[str], count: int = ASKED) -> list[int]:

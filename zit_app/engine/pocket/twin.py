@@ -23,12 +23,14 @@ from zit_app.engine.pocket.questions import Questions
 from zit_app.engine.pocket.score import recall_scores
 from zit_app.engine.pocket.styles import COMPUTED
 from zit_app.engine.pocket.teach import (
+    COLOURS,
     Art,
     computed_bounds,
     computed_score,
     ink_drawings,
     judged_bounds,
     judged_score,
+    recoloured_score,
     stickers,
     teach,
     write_dataset,
@@ -65,6 +67,7 @@ STICKERS, INK = ("plain", "stickers alone", "demo", "demo, not held"), ("ink dra
 WAYS = {
     "on the base's weights": (LAST_BLOCKS,),
     "on its own ways": OWN_WAYS,
+    "on its own ways, held by 32": (*OWN_WAYS, "training.unrelated_count=32"),
     "at the nodes": (LAST_BLOCKS, "training.protection=none", "acrf.sampler=anchor", "dataset.batch_size=32"),
 }
 
@@ -137,7 +140,9 @@ def measure_teaching(
         for name, adapter in rows.items():
             row = taught[title][name] = judged_score(questions, painter, adapter, asked)
             note(f"{title}, {name}: {rounded(row)}")
-        taught[title] |= judged_bounds(questions, painter, asked)
+        drawn = f"no training: the model's flat pictures in the art's {COLOURS} colours"
+        taught[title][drawn] = recoloured_score(questions, painter, asked)
+        taught[title] |= judged_bounds(questions, asked)
         keep(taught)
     _measure_strong(questions, painter, adapters["demo, not held"], art, taught)
     keep(taught)
