@@ -382,6 +382,10 @@ def test_unrelated_prompts_share_no_telling_word_with_the_captions() -> None:
     assert unrelated(prompts, ["flat emoji, an apple"]) == [prompts[1], prompts[2], prompts[3], prompts[4]]
     assert unrelated(prompts, ["红苹果和梨", "owl"]) == prompts[:3]
     assert unrelated(["a dog"], ["dog"]) == ["a dog"]  # nothing else is left
+    lake = "a lake with an island behind its trees"
+    apart = ["a trumpet", "a rusty gate", "an old harbour", "snow"]  # words of a quarter of the prompts tell nothing
+    assert unrelated([lake, *apart], ["a woman with a dog behind its fence"]) == [lake, *apart]
+    assert unrelated([lake, *apart], ["a woman with a dog behind a lake"]) == apart
 
 
 @pytest.mark.parametrize("pixels", [128, 1024])

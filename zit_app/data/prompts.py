@@ -10,6 +10,15 @@ from zit_app.core.errors import ZitError
 
 SMALL = 256  # pixels: models that draw no more know the pocket model's few words only
 _COMMON = 0.25  # share of the prompts from which on a word ("emoji", "white") says nothing about the subject
+# What long captions are full of: without this list they would leave few prompts that share no word with them.
+_FUNCTION_WORDS = frozenset(
+    "about above across after against all along also among and another any are around away because been before behind"
+    " being below beneath beside between beyond both but can could down during each either every few for from had has"
+    " have her here him his how inside into its itself just like many more most much near next not off one onto other"
+    " our out outside over own seen several she showing shows side some such than that the their them then there these"
+    " they this those through too toward towards two under until upon very was were what when where which while who"
+    " whose with within without would you your".split()
+)
 
 
 def shipped_prompts(pixels: int) -> Path:
@@ -40,8 +49,8 @@ def read_prompts(path: Path) -> list[str]:
 def unrelated(prompts: Sequence[str], captions: Iterable[str]) -> list[str]:
     """The prompts that share no telling word with any caption; all of them when that leaves none.
 
-    Words are runs of three letters and more, in Chinese two neighbouring characters. A word of more than a quarter of
-    the prompts tells nothing.
+    Words are runs of three letters and more, in Chinese two neighbouring characters. Function words ("with", "behind")
+    tell nothing, nor does a word of more than a quarter of the prompts.
     """
     counts = Counter(word for prompt in prompts for word in _words(prompt))
     common = {word for word, count in counts.items() if count > _COMMON * len(prompts)}
@@ -52,4 +61,5 @@ def unrelated(prompts: Sequence[str], captions: Iterable[str]) -> list[str]:
 def _words(text: str) -> set[str]:
     runs = re.findall(r"[\u4e00-\u9fff]+", text)
     pairs = {run[i : i + 2] for run in runs for i in range(len(run) - 1)}
-    return pairs | set(re.findall(r"[^\W\d_]{3,}", re.sub(r"[\u4e00-\u9fff]", " ", text.lower())))
+    letters = re.findall(r"[^\W\d_]{3,}", re.sub(r"[\u4e00-\u9fff]", " ", text.lower()))
+    return pairs | set(letters) - _FUNCTION_WORDS
