@@ -1,6 +1,7 @@
 """The model's own pictures beside a data set, in its colours."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.training import assert_identical, new_run, trained
 from zit_app.core.errors import ZitError
 from zit_app.core.progress import Progress
 from zit_app.core.run import Run
-from zit_app.data.palette import frequent_colours, in_colours
+from zit_app.data.palette import frequent_colours, in_colours, oklab
 from zit_app.data.pictures import scan_dataset
 from zit_app.engine.own_pictures import draw_own_pictures
 from zit_app.engine.train import resume
@@ -44,22 +45,47 @@ def test_the_most_frequent_colours_are_found_in_their_order(tmp_path: Path) -> N
     assert len(frequent_colours(items, 256)) == 5  # no more than there are
 
 
-def test_every_pixel_gets_the_nearest_colour_and_grain_is_gone() -> None:
-    palette = np.array(FLAT, np.uint8)
-    generator = np.random.default_rng(0)
-    plain = np.zeros((128, 128, 3), np.uint8)
-    for i, corner in enumerate(((0, 0), (0, 64), (64, 0), (64, 64))):
-        near = np.clip(np.array(FLAT[i], int) + (9, -14, 12), 0, 255)
-        plain[corner[0] : corner[0] + 64, corner[1] : corner[1] + 64] = near
+def test_oklab_is_that_of_css_color_4() -> None:
+    primaries = np.array(((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)))
+    stated = (
+        (0.62796, 0.22486, 0.12585),
+        (0.86644, -0.23389, 0.17950),
+        (0.45201, -0.03246, -0.31153),
+        (1, 0, 0),
+        (0,) * 3,
+    )
+    np.testing.assert_allclose(oklab(primaries), stated, atol=2e-5)
+
+
+def quarters(colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """A picture of four areas."""
+    upper, lower = (np.repeat(np.array(pair, np.uint8)[None], 64, 0) for pair in (colours[:2], colours[2:]))
+    return np.repeat(np.concatenate([upper, lower]), 64, 1)
+
+
+INSIDE = np.tile(np.pad(np.ones((56, 56), bool), 4), (2, 2))  # of quarters: away from the edges, where areas meet
+
+
+def test_every_area_gets_the_nearest_colour_and_grain_is_gone() -> None:
+    palette, generator = np.array(FLAT, np.uint8), np.random.default_rng(0)
+    plain = np.clip(quarters(FLAT) + np.array((9, -14, 12)), 0, 255).astype(np.uint8)
     flat = np.asarray(in_colours(Image.fromarray(plain), palette))
-    wanted = palette[cKDTree(palette.astype(float)).query(plain.reshape(-1, 3).astype(float))[1]].reshape(plain.shape)
-    inside = np.pad(np.ones((56, 56), bool), 4)  # away from the edges, where areas meet
-    assert (flat == wanted)[np.tile(inside, (2, 2))].all()
+    assert (flat == quarters(FLAT))[INSIDE].all()
     grainy = plain.copy()
     spots = generator.random((128, 128)) < 0.05
     grainy[spots] = 255 - grainy[spots]
     cleaned = np.asarray(in_colours(Image.fromarray(grainy), palette))
-    assert (cleaned != flat).any(-1)[np.tile(inside, (2, 2))].mean() < 0.002
+    assert (cleaned != flat).any(-1)[INSIDE].mean() < 0.002
+
+
+def test_areas_keep_their_hue_where_the_plain_distance_turns_them_green_or_pink() -> None:
+    green, skin, pale, brown = (119, 178, 85), (217, 158, 130), (225, 232, 237), (102, 33, 19)
+    palette = np.array((green, skin, pale, brown), np.uint8)
+    areas = ((128, 128, 128), (150, 150, 150), (165, 105, 75), (110, 50, 30))  # greys, light and dark brown
+    plain = cKDTree(palette.astype(float)).query(np.array(areas, float))[1]
+    assert plain.tolist() == [0, 1, 0, 3]
+    painted = np.asarray(in_colours(Image.fromarray(quarters(areas)), palette))
+    assert (painted == quarters((pale, pale, skin, brown)))[INSIDE].all()
 
 
 def test_a_training_learns_both_and_leaves_the_data_set_alone(tmp_path: Path, tiny_model: Path) -> None:

@@ -12,12 +12,17 @@ SMALL = 256  # pixels: models that draw no more know the pocket model's few word
 _COMMON = 0.25  # share of the prompts from which on a word ("emoji", "white") says nothing about the subject
 # What long captions are full of: without this list they would leave few prompts that share no word with them.
 _FUNCTION_WORDS = frozenset(
-    "about above across after against all along also among and another any are around away because been before behind"
-    " being below beneath beside between beyond both but can could down during each either every few for from had has"
-    " have her here him his how inside into its itself just like many more most much near next not off one onto other"
-    " our out outside over own seen several she showing shows side some such than that the their them then there these"
-    " they this those through too toward towards two under until upon very was were what when where which while who"
-    " whose with within without would you your".split()
+    re.findall(
+        r"\w+",
+        """
+        about above across after against all along also among and another any are around away because been
+        before behind being below beneath beside between beyond both but can could down during each either every
+        few for from had has have her here him his how inside into its itself just like many more most much near
+        next not off one onto other our out outside over own seen several she showing shows side some such than
+        that the their them then there these they this those through too toward towards two under until upon
+        very was were what when where which while who whose with within without would you your
+        """,
+    )
 )
 
 
