@@ -386,6 +386,8 @@ def test_unrelated_prompts_share_no_telling_word_with_the_captions() -> None:
     apart = ["a trumpet", "a rusty gate", "an old harbour", "snow"]  # words of a quarter of the prompts tell nothing
     assert unrelated([lake, *apart], ["a woman with a dog behind its fence"]) == [lake, *apart]
     assert unrelated([lake, *apart], ["a woman with a dog behind a lake"]) == apart
+    own = ["flat emoji, red apple", "sticker, an owl", "photo of snow"]  # what the model draws itself, in two ways
+    assert unrelated(prompts, ["a dog"], own) == prompts[1:]
 
 
 @pytest.mark.parametrize("pixels", [128, 1024])

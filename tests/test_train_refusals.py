@@ -35,7 +35,8 @@ def refused(settings: TrainSettings, dataset: Path, model: Path, folder: Path, m
 
 def test_contradictions_are_seen_before_anything_is_cached(tmp_path: Path, tiny_model: Path) -> None:
     dataset, plain = make_dataset(tmp_path / "data"), small_settings()
-    large = tmp_path / "large.safetensors"
+    large, prompts = tmp_path / "large.safetensors", tmp_path / "prompts.txt"
+    prompts.write_text("a red kite\n", encoding="utf-8")
     halves = {"A": (4, 3840), "B": (3840, 4)}
     tensors = {f"layers.0.attention.to_q.lora_{half}.weight": torch.ones(shape) for half, shape in halves.items()}
     save_adapter(large, tensors, 4, 4.0, {})
@@ -53,6 +54,10 @@ def test_contradictions_are_seen_before_anything_is_cached(tmp_path: Path, tiny_
         "alone, dataset.own_pictures": replace(plain, dataset=replace(plain.dataset, drawn=2, own_pictures=2)),
         "nothing.txt cannot be read": replace(
             plain, dataset=replace(plain.dataset, own_pictures=2, own_prompts=str(tmp_path / "nothing.txt"))
+        ),
+        "from the very prompts that are to stay": replace(
+            small_settings(protection="tether", tether_unrelated=1.0, unrelated_prompts=str(prompts)),
+            dataset=replace(plain.dataset, own_pictures=2, own_prompts=str(prompts)),
         ),
         "needs three nodes": small_settings(AcrfSettings(curvature=1.0, turbo_steps=2)),
         "add up to more than 1": small_settings(picture_focus=0.6, concept_focus=0.6),

@@ -51,8 +51,11 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def unrelated(prompts: Sequence[str], captions: Iterable[str]) -> list[str]:
+def unrelated(prompts: Sequence[str], captions: Iterable[str], own: Iterable[str] = ()) -> list[str]:
     """The prompts that share no telling word with any caption; all of them when that leaves none.
+
+    Of ``own``, the captions of pictures that the model drew itself, only the style is learnt, so the same things in
+    other words may stay as they are: those prompts alone are left out that have every word of such a caption.
 
     Words are runs of three letters and more, in Chinese two neighbouring characters. Function words ("with", "behind")
     tell nothing, nor does a word of more than a quarter of the prompts.
@@ -60,7 +63,12 @@ def unrelated(prompts: Sequence[str], captions: Iterable[str]) -> list[str]:
     counts = Counter(word for prompt in prompts for word in _words(prompt))
     common = {word for word, count in counts.items() if count > _COMMON * len(prompts)}
     taken = {word for caption in captions for word in _words(caption)} - common
-    return [prompt for prompt in prompts if not _words(prompt) & taken] or list(prompts)
+    asked = [words for caption in own if (words := _words(caption))]
+
+    def apart(words: set[str]) -> bool:
+        return not words & taken and not any(each <= words for each in asked)
+
+    return [prompt for prompt in prompts if apart(_words(prompt))] or list(prompts)
 
 
 def _words(text: str) -> set[str]:

@@ -51,8 +51,8 @@ def prompts_wanted(settings: TrainSettings) -> int:
     return max(watched, training.unrelated_count) if training.asks_unrelated else watched
 
 
-def unrelated_prompts(settings: TrainSettings, captions: Iterable[str], model: Path) -> list[str]:
-    """The prompts, none of which has to do with the captions that are learnt.
+def unrelated_prompts(settings: TrainSettings, captions: Iterable[str], own: Iterable[str], model: Path) -> list[str]:
+    """The prompts, none of which has to do with the captions that are learnt, nor asks for what own pictures show.
 
     Raises ZitError when the file of prompts cannot be read.
     """
@@ -60,7 +60,7 @@ def unrelated_prompts(settings: TrainSettings, captions: Iterable[str], model: P
     if not count:
         return []
     known = read_prompts(Path(named).expanduser() if named else shipped_prompts(read_flavour(model).pixels))
-    return unrelated(known, captions)[:count]
+    return unrelated(known, captions, own)[:count]
 
 
 def passes(prompts: int, nodes: int, guidance: float) -> int:

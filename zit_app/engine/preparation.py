@@ -38,6 +38,7 @@ from zit_app.engine.objective import training_nodes
 from zit_app.engine.optimizers import new_optimizer
 from zit_app.engine.originals import find_masks, fitted_lab
 from zit_app.engine.refusals import refuse_data
+from zit_app.engine.way_files import place_of
 from zit_app.engine.ways import Asked, asked_ways
 from zit_app.engine.widened import drawn_from
 from zit_app.engine.work import Preview, Work, compute_dtype
@@ -196,8 +197,10 @@ def _prompts_beside(
     Raises ZitError when the file of unrelated prompts cannot be read.
     """
     data, scan = settings.dataset, scan_dataset(cache.dataset, index.load_known(cache.dataset))
-    learnt = [text for several in captions(scan, data.trigger_word) for text in several]
-    apart = unrelated_prompts(settings, learnt, model)
+    learnt: tuple[list[str], list[str]] = [], []  # by the user's pictures, by the model's own
+    for item, several in zip(scan.items, captions(scan, data.trigger_word), strict=True):
+        learnt[bool(data.own_pictures) and place_of(item.name) is not None].extend(several)
+    apart = unrelated_prompts(settings, *learnt, model)
     word = data.trigger_word or scan.options.trigger_word
     lines = [read_preview(line) for line in settings.training.sample_prompts]
     asked = [with_trigger(line.prompt, word) for line in lines]

@@ -10,9 +10,9 @@ from zit_app.core.files import read_json
 from zit_app.core.flavours import check_size, read_limits
 from zit_app.core.models import read_flavour
 from zit_app.core.preview_lines import read_preview
-from zit_app.core.train_settings import DatasetSettings, TrainSettings
+from zit_app.core.train_settings import TrainSettings
 from zit_app.data.options import read_options
-from zit_app.data.prompts import read_prompts
+from zit_app.data.prompts import own_prompts, read_prompts, shipped_prompts
 from zit_app.engine.aids import training_adapter, undistilled
 from zit_app.engine.beginning import starting_adapter
 from zit_app.engine.cache import Cache
@@ -44,7 +44,7 @@ def refuse_contradictions(settings: TrainSettings, dataset: Path, model: Path, d
             "Switch training.tether_pictures on, or set training.tether_unrelated to more than 0.",
         )
     check_optimizer(training, device)
-    refuse_own_pictures(settings.dataset)
+    refuse_own_pictures(settings, dataset, model)
     if training.protection == "own_ways":
         refuse_own_ways(settings, dataset, model)
     if settings.dataset.mask_loss and dataset.is_dir():
@@ -63,8 +63,10 @@ def refuse_contradictions(settings: TrainSettings, dataset: Path, model: Path, d
         check_size((line.width, line.height), limits)
 
 
-def refuse_own_pictures(data: DatasetSettings) -> None:
-    """Raises ZitError for own pictures beside what they cannot be beside, and for prompts that cannot be read."""
+def refuse_own_pictures(settings: TrainSettings, dataset: Path, model: Path) -> None:
+    """Raises ZitError for own pictures beside what they cannot be beside, and for prompts that cannot be read or serve
+    what is learnt and what is held alike."""
+    data, training = settings.dataset, settings.training
     if not data.own_pictures:
         return
     if data.drawn:
@@ -77,8 +79,17 @@ def refuse_own_pictures(data: DatasetSettings) -> None:
             "dataset.own_pictures have no masks, and dataset.mask_loss needs one of every picture.",
             "Set own_pictures to 0, or switch mask_loss off.",
         )
-    if data.own_prompts:
-        read_prompts(Path(data.own_prompts).expanduser())
+    pixels = read_flavour(model).pixels
+    learnt = Path(data.own_prompts).expanduser() if data.own_prompts else own_prompts(pixels)
+    read_prompts(learnt)
+    told_apart = data.trigger_word or (dataset.is_dir() and read_options(dataset)[0].trigger_word)
+    if training.asks_unrelated and not told_apart:
+        held = Path(training.unrelated_prompts).expanduser() if training.unrelated_prompts else shipped_prompts(pixels)
+        if held.resolve() == learnt.resolve():
+            raise ZitError(
+                "Own pictures are drawn from the very prompts that are to stay as they are.",
+                "Set dataset.trigger_word, which is put before them, or name another file in dataset.own_prompts.",
+            )
 
 
 def refuse_own_ways(settings: TrainSettings, dataset: Path, model: Path) -> None:

@@ -415,6 +415,12 @@ ERRORS = {
         "自有图片没有蒙版，而蒙版损失需要每张图片的蒙版。"
     ),
     "Set own_pictures to 0, or switch mask_loss off.": "请把自有图片设为 0，或关闭蒙版损失。",
+    "Own pictures are drawn from the very prompts that are to stay as they are.": (
+        "自有图片所用的提示词，正是要保持不变的那些。"
+    ),
+    "Set dataset.trigger_word, which is put before them, or name another file in dataset.own_prompts.": (
+        "请设置会加在它们前面的触发词，或在自有图片的提示词中换一个文件。"
+    ),
     "{} has a folder {} already.": "{0} 中已有文件夹 {1}。",
     "training.protection = own_ways is for few-step models, and this one is drawn with guidance.": (
         "保护方式 own_ways 用于少步模型，而这个模型是用引导绘制的。"
