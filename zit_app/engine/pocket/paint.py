@@ -42,13 +42,12 @@ class Painter:
         steps: int | None = None,
         guidance: float | None = None,
         adapter: Path | None = None,
-        strength: float = 1.0,
     ) -> list[Image.Image]:
         """One picture a prompt and seed; steps and guidance default to the flavour's."""
         steps = self.flavour.steps if steps is None else steps
         guidance = self.flavour.guidance if guidance is None else guidance
         size = (self.flavour.pixels, self.flavour.pixels)
-        stack = apply_adapters(self.transformer, [(read_adapter(adapter), strength, 1, steps)]) if adapter else None
+        stack = apply_adapters(self.transformer, [(read_adapter(adapter), 1.0, 1, steps)]) if adapter else None
         pictures = []
         for i in range(0, len(prompts), BATCH):
             chosen = list(prompts[i : i + BATCH])

@@ -177,7 +177,6 @@ def judged_score(
     adapter: Path | None,
     art: Art,
     count: int = ASKED,
-    strength: float = 1.0,
     first_seed: int = 0,
 ) -> dict[str, float]:
     """Of concepts that the art's pictures do not show: ``style``: share that the judge calls so; ``content``: right
@@ -185,7 +184,7 @@ def judged_score(
     asked = rows_not_shown(questions, art.shown, count)
     prompts = [prompt(questions.pairs.concepts[i].en) for i in asked]
     seeds = range(first_seed, first_seed + len(asked))
-    drawn = painter.paint(prompts, seeds, 8, 0.0, adapter, strength)
+    drawn = painter.paint(prompts, seeds, 8, 0.0, adapter)
     return style_and_content(questions, drawn, asked, art.word)
 
 

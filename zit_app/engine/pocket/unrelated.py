@@ -70,7 +70,6 @@ def draw_unrelated(
     adapter: Path | None,
     way: Way,
     first_seed: int = 0,
-    strength: float = 1.0,
 ) -> Seen:
     """The 100 concepts, 3d and classic in turn; each has a seed of its own."""
     rows = rows_unrelated()
@@ -80,7 +79,7 @@ def draw_unrelated(
         for c, s in zip(rows, style.tolist(), strict=True)
     ]
     seeds = range(first_seed, first_seed + len(rows))
-    drawn = painter.paint(prompts, seeds, way.steps, way.guidance, adapter, strength)
+    drawn = painter.paint(prompts, seeds, way.steps, way.guidance, adapter)
     found, seen = look(questions.judge, drawn)
     right = ranks(found, concept, style, questions.real_CSE) == 0
     return Seen([questions.pairs.concepts[row].en for row in rows], right, seen == style, drawn)
