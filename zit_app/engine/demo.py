@@ -26,7 +26,7 @@ def demo_settings(*changes: str) -> TrainSettings:
 
 
 def run_demo(as_json: bool = False) -> dict[str, Path]:
-    """Train and draw; returns the run folder's ``adapter`` and ``picture``. Four minutes on two CPU cores."""
+    """Train and draw; returns the run folder's ``adapter`` and ``picture``. Four to five minutes on two CPU cores."""
     source = paths.assets() / "demo"
     dataset = paths.home() / "datasets" / "demo"
     shutil.copytree(source / "pictures", dataset, dirs_exist_ok=True)

@@ -60,7 +60,8 @@ OWN_WAYS = (
     "training.unrelated_count=700",  # many hold better than few (docs/protection.md)
     f'training.unrelated_prompts="{HELD.as_posix()}"',
 )
-LARGER = "dataset.batch_size=16"  # than the demo's, which is to be ready in minutes
+# More than the demo, which is to be ready in minutes.
+LARGER = ("dataset.batch_size=16", f"training.max_steps={TAUGHT_STEPS}")
 STICKERS, INK = (
     ("plain", "stickers alone", "demo", "demo, batches of 16"),
     ("ink drawings", "ink drawings, on its own ways"),
@@ -113,7 +114,7 @@ def measure_teaching(
         "plain": teach(art.folder, settings_of(PLAIN, PLAIN_STEPS), work / f"plain_{PLAIN_STEPS}"),
         "stickers alone": teach(art.folder, settings_of((), PLAIN_STEPS), work / f"demo_{PLAIN_STEPS}"),
         "demo": teach(art.folder, demo_as_it_ships(), work / "demo_own"),
-        "demo, batches of 16": teach(art.folder, demo_as_it_ships(LARGER), work / "demo_16"),
+        "demo, batches of 16": teach(art.folder, demo_as_it_ships(*LARGER), work / "demo_16"),
         "ink drawings": teach(ink.folder, settings_of((), TAUGHT_STEPS), work / f"ink_{TAUGHT_STEPS}"),
         "ink drawings, on its own ways": teach(ink.folder, settings_of(OWN_WAYS, TAUGHT_STEPS), work / "ink_ways"),
     }
