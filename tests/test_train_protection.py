@@ -388,6 +388,7 @@ def test_unrelated_prompts_share_no_telling_word_with_the_captions() -> None:
     assert unrelated([lake, *apart], ["a woman with a dog behind a lake"]) == apart
     own = ["flat emoji, red apple", "sticker, an owl", "photo of snow"]  # what the model draws itself, in two ways
     assert unrelated(prompts, ["a dog"], own) == prompts[1:]
+    assert unrelated(prompts, ["owl"], prompts[:4]) == prompts[:4]  # nothing but what own pictures show is left
 
 
 @pytest.mark.parametrize("pixels", [128, 1024])

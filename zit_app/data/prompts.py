@@ -26,16 +26,21 @@ _FUNCTION_WORDS = frozenset(
 )
 
 
-def shipped_prompts(pixels: int) -> Path:
-    """The list that ships for models that draw pictures of so many pixels a side: English and Chinese, one a line."""
+def shipped_prompts(pixels: int, named: str = "") -> Path:
+    """The file that settings name, else the list that ships for models that draw pictures of so many pixels a side:
+    English and Chinese, one a line."""
+    if named:
+        return Path(named).expanduser()
     return paths.assets() / "prompts" / ("pocket.txt" if pixels <= SMALL else "general.txt")
 
 
-def own_prompts(pixels: int) -> Path:
-    """The list that ships for the model's own pictures beside a data set, for models that draw so many pixels a side.
+def own_prompts(pixels: int, named: str = "") -> Path:
+    """As `shipped_prompts`, for the model's own pictures beside a data set.
 
     The pocket model's are of the flat style alone, to whose word the demo's stickers are taught.
     """
+    if named:
+        return Path(named).expanduser()
     return paths.assets() / "prompts" / ("own_pocket.txt" if pixels <= SMALL else "general.txt")
 
 
@@ -55,7 +60,8 @@ def unrelated(prompts: Sequence[str], captions: Iterable[str], own: Iterable[str
     """The prompts that share no telling word with any caption; all of them when that leaves none.
 
     Of ``own``, the captions of pictures that the model drew itself, only the style is learnt, so the same things in
-    other words may stay as they are: those prompts alone are left out that have every word of such a caption.
+    other words may stay as they are: those prompts alone are left out that have every word of such a caption, while
+    others are left.
 
     Words are runs of three letters and more, in Chinese two neighbouring characters. Function words ("with", "behind")
     tell nothing, nor does a word of more than a quarter of the prompts.
@@ -63,12 +69,10 @@ def unrelated(prompts: Sequence[str], captions: Iterable[str], own: Iterable[str
     counts = Counter(word for prompt in prompts for word in _words(prompt))
     common = {word for word, count in counts.items() if count > _COMMON * len(prompts)}
     taken = {word for caption in captions for word in _words(caption)} - common
+    apart = [prompt for prompt in prompts if not _words(prompt) & taken]
     asked = [words for caption in own if (words := _words(caption))]
-
-    def apart(words: set[str]) -> bool:
-        return not words & taken and not any(each <= words for each in asked)
-
-    return [prompt for prompt in prompts if apart(_words(prompt))] or list(prompts)
+    unasked = [prompt for prompt in apart if not any(words <= _words(prompt) for words in asked)]
+    return unasked or apart or list(prompts)
 
 
 def _words(text: str) -> set[str]:

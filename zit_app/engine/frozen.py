@@ -59,7 +59,7 @@ def unrelated_prompts(settings: TrainSettings, captions: Iterable[str], own: Ite
     count, named = prompts_wanted(settings), settings.training.unrelated_prompts
     if not count:
         return []
-    known = read_prompts(Path(named).expanduser() if named else shipped_prompts(read_flavour(model).pixels))
+    known = read_prompts(shipped_prompts(read_flavour(model).pixels, named))
     return unrelated(known, captions, own)[:count]
 
 

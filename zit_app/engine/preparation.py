@@ -197,10 +197,11 @@ def _prompts_beside(
     Raises ZitError when the file of unrelated prompts cannot be read.
     """
     data, scan = settings.dataset, scan_dataset(cache.dataset, index.load_known(cache.dataset))
-    learnt: tuple[list[str], list[str]] = [], []  # by the user's pictures, by the model's own
+    of_set: list[str] = []
+    own: list[str] = []  # of the pictures that the model drew itself
     for item, several in zip(scan.items, captions(scan, data.trigger_word), strict=True):
-        learnt[bool(data.own_pictures) and place_of(item.name) is not None].extend(several)
-    apart = unrelated_prompts(settings, *learnt, model)
+        (own if data.own_pictures and place_of(item.name) is not None else of_set).extend(several)
+    apart = unrelated_prompts(settings, of_set, own, model)
     word = data.trigger_word or scan.options.trigger_word
     lines = [read_preview(line) for line in settings.training.sample_prompts]
     asked = [with_trigger(line.prompt, word) for line in lines]

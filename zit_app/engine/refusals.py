@@ -80,16 +80,14 @@ def refuse_own_pictures(settings: TrainSettings, dataset: Path, model: Path) -> 
             "Set own_pictures to 0, or switch mask_loss off.",
         )
     pixels = read_flavour(model).pixels
-    learnt = Path(data.own_prompts).expanduser() if data.own_prompts else own_prompts(pixels)
+    learnt, held = own_prompts(pixels, data.own_prompts), shipped_prompts(pixels, training.unrelated_prompts)
     read_prompts(learnt)
     told_apart = data.trigger_word or (dataset.is_dir() and read_options(dataset)[0].trigger_word)
-    if training.asks_unrelated and not told_apart:
-        held = Path(training.unrelated_prompts).expanduser() if training.unrelated_prompts else shipped_prompts(pixels)
-        if held.resolve() == learnt.resolve():
-            raise ZitError(
-                "Own pictures are drawn from the very prompts that are to stay as they are.",
-                "Set dataset.trigger_word, which is put before them, or name another file in dataset.own_prompts.",
-            )
+    if training.asks_unrelated and not told_apart and held.resolve() == learnt.resolve():
+        raise ZitError(
+            "Own pictures are drawn from the very prompts that are to stay as they are.",
+            "Set dataset.trigger_word, which is put before them, or name another file in dataset.own_prompts.",
+        )
 
 
 def refuse_own_ways(settings: TrainSettings, dataset: Path, model: Path) -> None:

@@ -46,8 +46,7 @@ def widened(dataset: Path, settings: TrainSettings, model: str | Path, run: Run,
         if any(Path(item.name).parts[0] == OWN for item in scan_dataset(dataset, index.load_known(dataset)).items):
             raise ZitError(f"{dataset} has a folder {OWN} already.", "Rename it, or set dataset.own_pictures to 0.")
         _copy(dataset, folder)
-    named = data.own_prompts
-    prompts = Path(named).expanduser() if named else own_prompts(read_flavour(find_model(model)).pixels)
+    prompts = own_prompts(read_flavour(find_model(model)).pixels, data.own_prompts)
     drawn = draw_own_pictures(data.own_pictures, prompts, data.resolution, model, run, progress, nodes_N)
     if drawn is None:
         return None

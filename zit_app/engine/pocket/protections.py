@@ -51,7 +51,7 @@ OWN = (  # 500 steps
     "training.learning_rate=4e-3",
     "dataset.own_pictures=318",
 )
-OWN_WAYS = (  # the demo's, without its own pictures; 500 steps
+OWN_WAYS = (  # much as the demo, in rank 16 and without its own pictures; 500 steps
     "training.protection=own_ways",
     "training.health_every=0",
     "acrf.base=charbonnier",

@@ -62,10 +62,8 @@ OWN_WAYS = (
 )
 # More than the demo, which is to be ready in minutes.
 LARGER = ("dataset.batch_size=16", f"training.max_steps={TAUGHT_STEPS}")
-STICKERS, INK = (
-    ("plain", "stickers alone", "demo", "demo, batches of 16"),
-    ("ink drawings", "ink drawings, on its own ways"),
-)
+DEMOS = ("demo", "demo, batches of 16")
+STICKERS, INK = ("plain", "stickers alone", *DEMOS), ("ink drawings", "ink drawings, on its own ways")
 WAYS = {
     "on the base's weights": (LAST_BLOCKS,),
     "on its own ways": OWN_WAYS,
@@ -130,7 +128,7 @@ def measure_teaching(
             note(f"unrelated, {label}: {rounded(row)}")
         keep(taught)
     contact_sheet(sheet, COLUMNS).save(work / "unrelated.png")
-    for name in ("demo", "demo, batches of 16"):
+    for name in DEMOS:
         stays = _stays_at_both(questions, painter, adapters[name])
         taught["kept"] |= {f"{name}, {drawn}": row for drawn, row in stays.items()}
     note(f"what stays: {taught['kept']}")
@@ -148,7 +146,7 @@ def measure_teaching(
         taught[title][drawn] = recoloured_score(questions, painter, asked)
         taught[title] |= judged_bounds(questions, asked)
         keep(taught)
-    for name in ("demo", "demo, batches of 16"):
+    for name in DEMOS:
         for first in (100, 200, 300):
             row = judged_score(questions, painter, adapters[name], art, first_seed=first)
             taught["stickers"][f"{name}, seeds from {first}"] = row

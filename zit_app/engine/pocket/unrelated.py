@@ -105,7 +105,7 @@ def what_stays(
 
 def share_kept(before_SP: Tensor, after_SP: Tensor) -> dict[str, float]:
     """``before``, ``after``: means; ``kept``: their ratio, with its paired bootstrap interval ``from`` .. ``to``."""
-    before_P, after_P = before_SP.mean(0), after_SP.mean(0)
+    before_P, after_P = before_SP.double().mean(0), after_SP.double().mean(0)  # equal counts are to be equal shares
     chosen_RP = resamples(len(before_P), RESAMPLES)
     low, high = interval(after_P[chosen_RP].mean(1) / before_P[chosen_RP].mean(1))
     before, after = before_P.mean().item(), after_P.mean().item()
